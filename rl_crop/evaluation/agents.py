@@ -1,0 +1,93 @@
+"""Saved agents: find what belongs to them, load them, measure their return."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from rl_crop.evaluation.building import build_env
+from rl_crop.evaluation.config import ALGORITHMS, ConfigError, RunConfig, load_config
+
+MODEL, CONFIG, NORMALIZATION, REPORT = "model.zip", "config.yaml", "vecnormalize.pkl", "report.json"
+EVALUATIONS, PICTURE = "evaluations.npz", "learning_curve.png"
+
+
+@dataclass(frozen=True)
+class SavedAgent:
+    """
+    An agent in a run directory.
+
+    :param path: the zip of the model
+    :param config: the configuration it was trained with
+    :param normalization: the statistics of ``VecNormalize``, where the configuration asks for them
+    """
+
+    path: Path
+    config: RunConfig
+    normalization: Path | None
+
+    @staticmethod
+    def find(path: str | Path, config: str | Path | None = None) -> "SavedAgent":
+        """
+        Find an agent and what lies beside it.
+
+        :param path: a run directory, or a zip
+        :param config: its configuration, where it is not the ``config.yaml`` beside the zip
+        :return: where everything is
+        :raises ConfigError: says which file is missing
+        """
+        path = Path(path)
+        model = path / MODEL if path.is_dir() else path
+        if not model.is_file():
+            raise ConfigError(f"There is no saved agent at {model}")
+        config_path = Path(config) if config else model.with_name(CONFIG)
+        if not config_path.is_file():
+            raise ConfigError(f"{config_path} is missing: name the configuration {model} was trained with (--config)")
+        run_config = load_config(config_path)
+        normalization = model.with_name(NORMALIZATION) if run_config.normalize else None
+        if normalization is not None and not normalization.is_file():
+            raise ConfigError(f"{normalization} is missing: {model} was trained on normalised observations")
+        return SavedAgent(model, run_config, normalization)
+
+    def build_env(self, seed: int, n_envs: int | None = None, *, training: bool = False) -> VecEnv:
+        """
+        Build environments with the agent's normalisation.
+
+        :param seed: the first environment's seed
+        :param n_envs: how many; the configuration's number by default
+        :param training: whether normalisation statistics move and rewards are normalised
+        :return: the environments
+        """
+        env = build_env(self.config, seed, n_envs, training=training)
+        if self.normalization is not None:
+            assert isinstance(env, VecNormalize)
+            env = VecNormalize.load(str(self.normalization), env.venv)
+            env.training = env.norm_reward = training
+        return env
+
+    def load(self, env: VecEnv | None = None) -> BaseAlgorithm:
+        """
+        Load the agent.
+
+        :param env: environments to attach
+        :return: the agent
+        """
+        return ALGORITHMS[self.config.algo].load(self.path, env=env, device="cpu")
+
+
+def episode_returns(model: BaseAlgorithm, env: VecEnv, n_episodes: int) -> tuple[list[float], list[int]]:
+    """
+    Run whole episodes with deterministic actions. Every environment plays its fixed share of them: taking the first to end
+    would favour short episodes.
+
+    :param model: the agent
+    :param env: environments to play in, whose rewards are not normalised
+    :param n_episodes: how many episodes
+    :return: the undiscounted return and the length of each
+    """
+    returns, lengths = evaluate_policy(
+        model, env, n_eval_episodes=n_episodes, deterministic=True, return_episode_rewards=True, warn=False
+    )
+    return [float(value) for value in returns], [int(value) for value in lengths]  # type: ignore[union-attr]

@@ -1,0 +1,92 @@
+"""From a configuration to environments, a model and callbacks."""
+
+import inspect
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from rl_crop.evaluation.config import ALGORITHMS, ConfigError, RunConfig
+
+# The hyperparameters that Stable-Baselines3 takes as functions of the progress.
+_SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
+
+
+def build_env(config: RunConfig, seed: int, n_envs: int | None = None, *, training: bool = True) -> VecEnv:
+    """
+    Build vectorised environments, normalised where the configuration says so.
+
+    :param config: the run
+    :param seed: the first environment's seed; the others count on from it
+    :param n_envs: how many; the configuration's number by default
+    :param training: whether normalisation statistics move and rewards are normalised
+    :return: the environments
+    """
+    env: VecEnv = make_vec_env(config.env, n_envs=n_envs or config.n_envs, seed=seed, env_kwargs=config.env_kwargs)
+    if config.normalize:
+        # Rewards are scaled by the spread of the discounted return, so the discount must be the algorithm's.
+        kwargs = {"gamma": config.hyperparams["gamma"]} if "gamma" in config.hyperparams else {}
+        if isinstance(config.normalize, dict):
+            kwargs |= config.normalize
+        env = VecNormalize(env, **kwargs)
+        if not training:
+            env.training = env.norm_reward = False
+    return env
+
+
+def build_model(config: RunConfig, env: VecEnv, seed: int) -> BaseAlgorithm:
+    """
+    Build an untrained agent.
+
+    :param config: the run
+    :param env: its training environments
+    :param seed: seeds the agent, the environments and the global random generators
+    :return: the agent
+    :raises ConfigError: names the key whose value cannot be used
+    """
+    hyperparams = {"device": "cpu"} | config.hyperparams
+    for key in _SCHEDULED:
+        if isinstance(hyperparams.get(key), str):
+            hyperparams[key] = _schedule(hyperparams[key], key)
+    if isinstance(hyperparams.get("train_freq"), list):
+        hyperparams["train_freq"] = tuple(hyperparams["train_freq"])
+
+    policy_kwargs = dict(config.policy_kwargs)
+    activation = policy_kwargs.get("activation_fn")
+    if isinstance(activation, str):
+        policy_kwargs["activation_fn"] = getattr(th.nn, activation.removeprefix("nn."), None)
+        if policy_kwargs["activation_fn"] is None:
+            raise ConfigError(f"`policy_kwargs.activation_fn: {activation}` is not a class of torch.nn")
+    return ALGORITHMS[config.algo](config.policy, env, policy_kwargs=policy_kwargs, seed=seed, **hyperparams)
+
+
+def build_pruning_callback(pruning: dict[str, Any]) -> BaseCallback:
+    """
+    Build the callback that prunes.
+
+    :param pruning: its keyword arguments
+    :return: the callback
+    :raises ConfigError: names the key that the callback does not know
+    """
+    from rl_crop import PruningCallback
+
+    known = inspect.signature(PruningCallback).parameters
+    for key in pruning:
+        if key not in known:
+            raise ConfigError(f"The key `pruning.{key}` is not known, choose from {', '.join(known)}")
+    return PruningCallback(**pruning)
+
+
+def _schedule(text: str, key: str) -> LinearSchedule:
+    # A class of Stable-Baselines3, not one of ours: the saved agent must load where this package is not installed.
+    try:
+        kind, value = text.split("_")
+        if kind != "lin":
+            raise ValueError
+        return LinearSchedule(start=float(value), end=0.0, end_fraction=1.0)
+    except ValueError:
+        raise ConfigError(f"`{key}: {text}` is neither a number nor a schedule such as lin_0.001") from None

@@ -1,0 +1,242 @@
+"""What a run is: one YAML file a task, with the hyperparameter keys of RL Zoo, plus ``pruning:`` and ``evaluation:``."""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import stable_baselines3
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from rl_crop.evaluation.optional import require
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
+    name.lower(): getattr(stable_baselines3, name) for name in ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")
+}
+
+# Arguments of an algorithm that a run decides by itself, so that a configuration cannot.
+_RESERVED = {"env", "policy", "policy_kwargs", "seed", "verbose", "tensorboard_log", "_init_setup_model"}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """
+    How a run is evaluated, always with deterministic actions and in environments of its own.
+
+    :param n_evals: evaluations spread evenly over training
+    :param n_episodes: episodes in each of them
+    :param final_episodes: episodes of the final evaluation
+    :param n_envs: environments that run side by side in an evaluation
+    """
+
+    n_evals: int = 20
+    n_episodes: int = 10
+    final_episodes: int = 100
+    n_envs: int = 10
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """
+    One training run, without its seed.
+
+    :param env: the environment's gymnasium id
+    :param algo: the algorithm's name in lower case, for example ``"ppo"``
+    :param n_timesteps: environment steps, summed over the environments
+    :param n_envs: training environments
+    :param policy: the policy's name in Stable-Baselines3
+    :param env_kwargs: keyword arguments of the environment
+    :param normalize: ``True`` for ``VecNormalize`` with its defaults (and the algorithm's ``gamma``), or its keyword arguments
+    :param policy_kwargs: keyword arguments of the policy; ``activation_fn`` is the name of a class of ``torch.nn``
+    :param hyperparams: the other keyword arguments of the algorithm; ``"lin_0.001"`` is a schedule that falls to zero
+    :param pruning: keyword arguments of ``rl_crop.PruningCallback``; ``None`` trains densely
+    :param evaluation: how the run is evaluated
+    """
+
+    env: str
+    algo: str
+    n_timesteps: int
+    n_envs: int = 1
+    policy: str = "MlpPolicy"
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    normalize: bool | dict[str, Any] = False
+    policy_kwargs: dict[str, Any] = field(default_factory=dict)
+    hyperparams: dict[str, Any] = field(default_factory=dict)
+    pruning: dict[str, Any] | None = None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "RunConfig":
+        """
+        Check a configuration as it stands in a file.
+
+        :param data: the keys of the file
+        :return: the configuration
+        :raises ConfigError: names the key that is missing, unknown or of the wrong kind
+        """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"A configuration is a mapping from keys to values, got {type(data).__name__}")
+        for key in ("env", "algo", "n_timesteps"):
+            if data.get(key) is None:
+                raise ConfigError(f"The key `{key}` is missing")
+        algo = str(data["algo"]).lower()
+        if algo not in ALGORITHMS:
+            raise ConfigError(f"`algo: {data['algo']}` is not known, choose one of {', '.join(ALGORITHMS)}")
+        own = {f.name for f in dataclasses.fields(RunConfig)} - {"hyperparams"}
+        arguments = set(inspect.signature(ALGORITHMS[algo].__init__).parameters) - {"self"} - _RESERVED
+        for key in data:
+            if key not in own | arguments:
+                raise ConfigError(f"The key `{key}` is neither a key of a run nor an argument of {algo.upper()}")
+
+        normalize = data.get("normalize") or False
+        if not isinstance(normalize, (bool, Mapping)):
+            raise ConfigError("`normalize` is true, false or a mapping of arguments of VecNormalize")
+        return RunConfig(
+            env=str(data["env"]),
+            algo=algo,
+            n_timesteps=_whole(data["n_timesteps"], "n_timesteps"),
+            n_envs=_whole(data.get("n_envs", 1), "n_envs"),
+            policy=str(data.get("policy", "MlpPolicy")),
+            env_kwargs=_mapping(data, "env_kwargs") or {},
+            normalize=dict(normalize) if isinstance(normalize, Mapping) else normalize,
+            policy_kwargs=_mapping(data, "policy_kwargs") or {},
+            hyperparams={key: _number(data[key]) for key in sorted(set(data) & arguments)},
+            pruning=_mapping(data, "pruning"),
+            evaluation=_evaluation(_mapping(data, "evaluation") or {}),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """
+        The configuration in the form of a file, every key spelled out.
+
+        :return: a mapping that :meth:`from_dict` reads back
+        """
+        data = dataclasses.asdict(self)
+        return data | data.pop("hyperparams")
+
+    def canonical(self) -> dict[str, Any]:
+        """
+        The configuration without what equals its default, so that two spellings of one run are one run, and an option
+        added to a later version leaves the runs of this one where they are.
+
+        :return: a mapping that :meth:`from_dict` reads back
+        """
+        default = RunConfig(self.env, self.algo, self.n_timesteps).to_dict()
+        data = {key: value for key, value in self.to_dict().items() if key not in default or value != default[key]}
+        if "evaluation" in data:
+            data["evaluation"] = {k: v for k, v in data["evaluation"].items() if v != default["evaluation"][k]}
+        return data | {"env": self.env, "algo": self.algo, "n_timesteps": self.n_timesteps}
+
+    def with_pruning(self, pruning: Mapping[str, Any] | None) -> "RunConfig":
+        """
+        The same run with other pruning settings.
+
+        :param pruning: keyword arguments of ``rl_crop.PruningCallback``; ``None`` trains densely
+        :return: the new configuration
+        """
+        return dataclasses.replace(self, pruning=None if pruning is None else dict(pruning))
+
+    def with_widths(self, widths: Mapping[str, list[int]] | list[int]) -> "RunConfig":
+        """
+        The same run with networks of other widths.
+
+        :param widths: the ``net_arch``
+        :return: the new configuration
+        """
+        return dataclasses.replace(self, policy_kwargs=self.policy_kwargs | {"net_arch": widths})
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """
+    Read a run's configuration.
+
+    :param path: a YAML file
+    :param overrides: keys that replace those of the file; mappings are merged key by key
+    :return: the configuration
+    :raises ConfigError: names the file and the key
+    """
+    try:
+        return RunConfig.from_dict(merge(read_yaml(path), overrides or {}))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """
+    Read a YAML file that holds a mapping.
+
+    :param path: the file
+    :return: its content
+    :raises ConfigError: when it is no valid YAML or no mapping
+    """
+    yaml = require("yaml", "scripts")
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} does not hold a mapping from keys to values")
+    return data
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Merge two mappings; where both hold a mapping under a key, these are merged too.
+
+    :param base: the mapping that gives way
+    :param overrides: the mapping that wins
+    :return: a new mapping
+    """
+    merged = dict(base)
+    for key, value in overrides.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def short_hash(data: Any) -> str:
+    """
+    Eight hexadecimal digits that stand for a value made of mappings, lists, numbers and strings.
+
+    :param data: the value; the order of keys does not matter
+    :return: the first digits of its SHA-256
+    """
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _evaluation(data: Mapping[str, Any]) -> EvaluationConfig:
+    names = [f.name for f in dataclasses.fields(EvaluationConfig)]
+    for key in data:
+        if key not in names:
+            raise ConfigError(f"The key `evaluation.{key}` is not known, choose from {', '.join(names)}")
+    return EvaluationConfig(**{key: _whole(value, f"evaluation.{key}") for key, value in data.items()})
+
+
+def _mapping(data: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    value = data.get(key)
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"`{key}` must be a mapping, got {value!r}")
+    return None if value is None else dict(value)
+
+
+def _number(value: Any) -> Any:
+    # YAML reads 1e-3 (without a dot) as a string.
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _whole(value: Any, key: str) -> int:
+    number = _number(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or number != int(number) or number < 1:
+        raise ConfigError(f"`{key}` must be a whole number of at least 1, got {value!r}")
+    return int(number)

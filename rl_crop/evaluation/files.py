@@ -1,0 +1,87 @@
+"""Files that are either complete or absent: everything is written beside its place and moved there in one step."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """
+    Create or replace a file in one step: readers see the old content or the new one, never a part of it.
+
+    :param path: the file to write; missing parent folders are created
+    :param write: called with a temporary path of the same suffix in the same folder, which it must fill
+    :return: the path written
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A folder of its own: some writers (``model.save``, ``np.savez``) pick the file name by its suffix.
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        write(temporary)
+        os.replace(temporary, path)
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """
+    Write a text file atomically.
+
+    :param path: the file to write
+    :param text: its content
+    :return: the path written
+    """
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, data: Any) -> Path:
+    """
+    Write a JSON file atomically. Arrays and numbers of numpy become lists and plain numbers.
+
+    :param path: the file to write
+    :param data: what to write
+    :return: the path written
+    """
+    return write_text(path, json.dumps(data, indent=2, default=plain) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """
+    Read a JSON file.
+
+    :param path: the file to read
+    :return: its content
+    """
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def plain(value: Any) -> Any:
+    """
+    Turn a value that JSON does not know into one that it knows.
+
+    :param value: an array or scalar of numpy or torch, a path, a tuple or a set
+    :return: lists, numbers or strings
+    """
+    if hasattr(value, "tolist"):  # numpy and torch, arrays and scalars
+        return value.tolist()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def write_arrays(path: str | Path, **arrays: Any) -> Path:
+    """
+    Write an ``.npz`` file atomically.
+
+    :param path: the file to write, ending in ``.npz``
+    :param arrays: the arrays by name
+    :return: the path written
+    """
+    return write_atomically(path, lambda temporary: np.savez(temporary, **arrays))

@@ -1,0 +1,56 @@
+"""What an agent is made of, read from its modules and not from what it remembers of them."""
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
+
+
+def count_parameters(model: BaseAlgorithm) -> dict[str, int]:
+    """
+    Count the parameters that an agent learns; target networks are not among them.
+
+    :param model: the agent
+    :return: parameters by network (``actor``, ``critic``, and ``features`` for an extractor that both share) and ``total``
+    """
+    counts: dict[str, int] = {}
+    # named_parameters() names every parameter once, however many modules hold it
+    for name, parameter in model.policy.named_parameters():
+        network = _network_of(model, name)
+        if network is not None:
+            counts[network] = counts.get(network, 0) + parameter.numel()
+    return counts | {"total": sum(counts.values())}
+
+
+def _network_of(model: BaseAlgorithm, name: str) -> str | None:
+    top = name.split(".")[0]
+    if isinstance(model.policy, ActorCriticPolicy):
+        if "value_net" in name or top == "vf_features_extractor":
+            return "critic"
+        return "features" if top == "features_extractor" else "actor"
+    if top.endswith("_target"):
+        return None
+    return "actor" if top == "actor" else "critic"
+
+
+def read_widths(model: BaseAlgorithm) -> dict[str, list[int]] | list[int]:
+    """
+    Read the widths of an agent's hidden linear layers.
+
+    :param model: the agent
+    :return: a ``net_arch`` with which a network of these widths can be built: by head (``pi`` and ``vf``, or ``pi`` and
+        ``qf``), or a list where there is a Q-network alone
+    """
+    policy = model.policy
+    if isinstance(policy, ActorCriticPolicy):
+        extractor = policy.mlp_extractor
+        return {"pi": _out_features(extractor.policy_net), "vf": _out_features(extractor.value_net)}
+    if hasattr(policy, "actor"):
+        # The deterministic actors of TD3 and DDPG end in the actions, the latent network of SAC does not.
+        latent = getattr(policy.actor, "latent_pi", None)
+        pi = _out_features(policy.actor.mu)[:-1] if latent is None else _out_features(latent)
+        return {"pi": pi, "qf": _out_features(policy.critic.qf0)[:-1]}
+    return _out_features(policy.q_net)[:-1]
+
+
+def _out_features(module: nn.Module) -> list[int]:
+    return [layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear)]

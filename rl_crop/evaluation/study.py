@@ -1,0 +1,136 @@
+"""A study: tasks × arms × sparsities × seeds, spread out into cells, each of which is one run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl_crop.evaluation.config import ConfigError, RunConfig, load_config, read_yaml, short_hash
+
+_STUDY_KEYS = {"tasks", "arms", "sparsities", "seeds"}
+_TASK_KEYS = {"config", "overrides", "sparsities", "seeds"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    One run of a study.
+
+    :param task: the task's name
+    :param arm: the arm's name
+    :param sparsity: the share of parameters cut; ``0`` in a dense cell
+    :param seed: the seed
+    :param config: what is run; for a cell with ``widths_of``, without the widths, which that cell finds
+    :param widths_of: the cell whose final widths this one starts with
+    """
+
+    task: str
+    arm: str
+    sparsity: float | Mapping[str, float]
+    seed: int
+    config: RunConfig
+    widths_of: "Cell | None" = None
+
+    @property
+    def hash(self) -> str:
+        """
+        Stands for everything that the result depends on, and for nothing else: not for where files lie, and not for the
+        other cells of the study.
+        """
+        identity: dict[str, Any] = {"config": self.config.canonical(), "seed": self.seed}
+        if self.widths_of is not None:
+            identity["widths_of"] = self.widths_of.hash
+        return short_hash(identity)
+
+    @property
+    def name(self) -> str:
+        """The name of the cell's files, without a suffix: readable, and unique."""
+        sparsity = self.sparsity
+        if isinstance(sparsity, Mapping):
+            sparsity = "_".join(f"{network}{value:g}" for network, value in sorted(sparsity.items()))
+        else:
+            sparsity = f"{sparsity:g}"
+        return f"{self.task}__{self.arm}__{sparsity}__seed{self.seed}__{self.hash}"
+
+
+def load_study(path: str | Path) -> list[Cell]:
+    """
+    Read a study.
+
+    The file holds ``tasks`` (name → ``config``, a file beside the study's, with ``overrides`` for its keys), ``arms``
+    (name → ``dense``, or settings of the pruning callback, or ``widths_of: <arm>`` for a dense network with the widths that
+    another arm ended with), ``sparsities`` and ``seeds``; a task may have sparsities and seeds of its own.
+
+    :param path: a YAML file
+    :return: its cells, in the order of the file; a cell stands behind the cell that it depends on
+    :raises ConfigError: names the key that is wrong
+    """
+    path = Path(path)
+    study = read_yaml(path)
+    _check_keys(study, _STUDY_KEYS, str(path))
+    for key in ("tasks", "arms"):
+        if not isinstance(study.get(key), Mapping):
+            raise ConfigError(f"{path}: the key `{key}` must be a mapping from names to settings")
+    cells: list[Cell] = []
+    for task, settings in study["tasks"].items():
+        _check_keys(settings, _TASK_KEYS, f"{path}: tasks.{task}")
+        if "config" not in settings:
+            raise ConfigError(f"{path}: the key `tasks.{task}.config` is missing")
+        config = load_config(path.parent / settings["config"], settings.get("overrides")).with_pruning(None)
+        sparsities, seeds = (settings.get(key, study.get(key)) for key in ("sparsities", "seeds"))
+        if not sparsities or not seeds:
+            raise ConfigError(f"{path}: `sparsities` and `seeds` are needed, for the study or for tasks.{task}")
+        for seed in seeds:
+            cells += _cells_of_seed(task, config, study["arms"], sparsities, seed)
+    return cells
+
+
+def _cells_of_seed(task: str, config: RunConfig, arms: Mapping[str, Any], sparsities: list[Any], seed: int) -> list[Cell]:
+    cells: list[Cell] = []
+    for arm, settings in arms.items():
+        if settings == "dense":
+            cells.append(Cell(task, arm, 0, seed, config))
+        elif not isinstance(settings, Mapping):
+            raise ConfigError(f"`arms.{arm}` is neither `dense` nor a mapping of settings")
+        elif "widths_of" not in settings:
+            cells += [Cell(task, arm, s, seed, config.with_pruning({"sparsity": s} | dict(settings))) for s in sparsities]
+    pruned = {(cell.arm, str(cell.sparsity)): cell for cell in cells if cell.config.pruning is not None}
+    for arm, settings in arms.items():
+        if isinstance(settings, Mapping) and "widths_of" in settings:
+            _check_keys(settings, {"widths_of"}, f"arms.{arm}")
+            for sparsity in sparsities:
+                source = pruned.get((settings["widths_of"], str(sparsity)))
+                if source is None:
+                    raise ConfigError(f"`arms.{arm}.widths_of: {settings['widths_of']}` names no pruned arm")
+                cells.append(Cell(task, arm, sparsity, seed, config, source))
+    return cells
+
+
+def select(cells: list[Cell], only: str) -> list[Cell]:
+    """
+    Pick cells.
+
+    :param cells: the cells of a study
+    :param only: ``key=value`` pairs joined by commas, of ``task``, ``arm``, ``sparsity`` and ``seed``; a key that is named
+        twice accepts either value
+    :return: the cells that match, in their order
+    :raises ConfigError: for a pair that cannot be understood, or when nothing matches
+    """
+    wanted: dict[str, set[str]] = {}
+    for pair in filter(None, only.split(",")):
+        key, separator, value = pair.partition("=")
+        if not separator or key not in ("task", "arm", "sparsity", "seed"):
+            raise ConfigError(f"`{pair}` is no filter: expected task=…, arm=…, sparsity=… or seed=…")
+        wanted.setdefault(key, set()).add(value)
+    picked = [cell for cell in cells if all(str(getattr(cell, key)) in values for key, values in wanted.items())]
+    if not picked:
+        raise ConfigError(f"No cell of the study matches `{only}`")
+    return picked
+
+
+def _check_keys(data: Any, known: set[str], where: str) -> None:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} must be a mapping, got {data!r}")
+    for key in data:
+        if key not in known:
+            raise ConfigError(f"{where}: the key `{key}` is not known, choose from {', '.join(sorted(known))}")
