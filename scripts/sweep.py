@@ -15,12 +15,12 @@ from pathlib import Path
 # Small networks on a CPU are fastest on one thread, and cells run side by side. Workers inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import tyro  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import tyro
+from tqdm import tqdm
 
-from rl_crop.evaluation import ConfigError  # noqa: E402
-from rl_crop.evaluation.study import Cell, load_study, select  # noqa: E402
-from rl_crop.evaluation.sweep import Sweep  # noqa: E402
+from rl_crop.evaluation import ConfigError
+from rl_crop.evaluation.study import Cell, load_study, select
+from rl_crop.evaluation.sweep import Sweep
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,20 @@ def main(args: Args) -> int:
         show(cells, sweep)
         return 0
 
-    # Cells differ in length by far more than tasks do, so time is told in environment steps, not in cells.
-    steps = {cell.name: cell.config.n_timesteps for cell in cells if not sweep.result_path(cell).exists()}
-    bar = tqdm(total=sum(steps.values()), unit="step", unit_scale=True, smoothing=0, dynamic_ncols=True)
     counts: dict[str, int] = {}
+    left = {cell.name: cell for cell in cells}
     start = time.perf_counter()
+    bar = tqdm(total=len(cells), unit="cell", dynamic_ncols=True, bar_format="{l_bar}{bar}| {n}/{total} [{elapsed}{postfix}]")
     for progress in sweep.run(cells):
-        counts[progress.status] = counts.get(progress.status, 0) + 1
         if progress.status != "skipped":
             bar.write(f"{progress.status:8}{progress.cell.name}  {progress.message}", file=sys.stdout)
-            bar.update(steps[progress.cell.name])
+        if progress.status != "started":
+            counts[progress.status] = counts.get(progress.status, 0) + 1
+            del left[progress.cell.name]
+            bar.update()
+        # Cells differ widely in length, so the time left is summed over what is known of each task.
+        seconds = sweep.seconds_left(left.values())
+        bar.set_postfix_str("time left unknown" if seconds is None else f"about {tqdm.format_interval(seconds)} left")
     bar.close()
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
     print(f"{summary} in {time.perf_counter() - start:.0f} s; results in {sweep.results}/")

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 # Small networks on a CPU are fastest on one thread. It must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import tyro  # noqa: E402
-import yaml  # noqa: E402
+import tyro
+import yaml
 
-from rl_crop.evaluation import ConfigError, RunConfig, load_config, run  # noqa: E402
-from rl_crop.evaluation.plots import describe_cut  # noqa: E402
+from rl_crop.evaluation import ConfigError, RunConfig, load_config, run
+from rl_crop.evaluation.plots import describe_cut
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def main(args: Args) -> None:
     if report["cuts"]:
         print(f"The dense rival:   python scripts/train.py {args.config} --seed {args.seed} --dense")
     else:
-        print(f"Prune this agent:  python scripts/prune.py {directory}/model.zip --sparsity 0.9 --out {directory}_pruned/model.zip")
+        print(f"Prune this agent:  python scripts/prune.py {directory} --sparsity 0.9")
 
 
 if __name__ == "__main__":

@@ -17,24 +17,27 @@ EVALUATIONS, PICTURE = "evaluations.npz", "learning_curve.png"
 @dataclass(frozen=True)
 class SavedAgent:
     """
-    An agent in a run directory.
+    A saved agent and what it needs.
 
     :param path: the zip of the model
-    :param config: the configuration it was trained with
+    :param config_path: the configuration it was trained with
+    :param config: its content
     :param normalization: the statistics of ``VecNormalize``, where the configuration asks for them
     """
 
     path: Path
+    config_path: Path
     config: RunConfig
     normalization: Path | None
 
     @staticmethod
     def find(path: str | Path, config: str | Path | None = None) -> "SavedAgent":
         """
-        Find an agent and what lies beside it.
+        Find an agent and what lies beside it: ``config.yaml`` and ``vecnormalize.pkl``, or, where the agent has its own,
+        those that begin with its name (``small.config.yaml`` for ``small.zip``).
 
         :param path: a run directory, or a zip
-        :param config: its configuration, where it is not the ``config.yaml`` beside the zip
+        :param config: its configuration, where it does not lie beside the zip
         :return: where everything is
         :raises ConfigError: says which file is missing
         """
@@ -42,29 +45,30 @@ class SavedAgent:
         model = path / MODEL if path.is_dir() else path
         if not model.is_file():
             raise ConfigError(f"There is no saved agent at {model}")
-        config_path = Path(config) if config else model.with_name(CONFIG)
+        config_path = Path(config) if config else _beside(model, CONFIG)
         if not config_path.is_file():
-            raise ConfigError(f"{config_path} is missing: name the configuration {model} was trained with (--config)")
+            raise ConfigError(f"{config_path} is missing: name the configuration that {model} was trained with (--config)")
         run_config = load_config(config_path)
-        normalization = model.with_name(NORMALIZATION) if run_config.normalize else None
+        normalization = _beside(model, NORMALIZATION) if run_config.normalize else None
         if normalization is not None and not normalization.is_file():
             raise ConfigError(f"{normalization} is missing: {model} was trained on normalised observations")
-        return SavedAgent(model, run_config, normalization)
+        return SavedAgent(model, config_path, run_config, normalization)
 
-    def build_env(self, seed: int, n_envs: int | None = None, *, training: bool = False) -> VecEnv:
+    def build_env(self, seed: int, n_envs: int | None = None, *, normalize_rewards: bool = False) -> VecEnv:
         """
-        Build environments with the agent's normalisation.
+        Build environments with the agent's normalisation, whose statistics stand still.
 
         :param seed: the first environment's seed
         :param n_envs: how many; the configuration's number by default
-        :param training: whether normalisation statistics move and rewards are normalised
+        :param normalize_rewards: scale rewards as in training, which losses need and returns must not have
         :return: the environments
         """
-        env = build_env(self.config, seed, n_envs, training=training)
+        env = build_env(self.config, seed, n_envs, training=False)
         if self.normalization is not None:
             assert isinstance(env, VecNormalize)
             env = VecNormalize.load(str(self.normalization), env.venv)
-            env.training = env.norm_reward = training
+            env.training = False
+            env.norm_reward = env.norm_reward and normalize_rewards
         return env
 
     def load(self, env: VecEnv | None = None) -> BaseAlgorithm:
@@ -75,6 +79,22 @@ class SavedAgent:
         :return: the agent
         """
         return ALGORITHMS[self.config.algo].load(self.path, env=env, device="cpu")
+
+
+def own_file(model: Path, name: str) -> Path:
+    """
+    The place of a file that belongs to one agent of several in a folder.
+
+    :param model: the agent's zip
+    :param name: the file's name in a run directory
+    :return: for example ``small.config.yaml`` beside ``small.zip``
+    """
+    return model.with_name(f"{model.stem}.{name}")
+
+
+def _beside(model: Path, name: str) -> Path:
+    own = own_file(model, name)
+    return own if own.is_file() else model.with_name(name)
 
 
 def episode_returns(model: BaseAlgorithm, env: VecEnv, n_episodes: int) -> tuple[list[float], list[int]]:

@@ -1,5 +1,7 @@
 """What an agent is made of, read from its modules and not from what it remembers of them."""
 
+from typing import Any
+
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
@@ -40,7 +42,7 @@ def read_widths(model: BaseAlgorithm) -> dict[str, list[int]] | list[int]:
     :return: a ``net_arch`` with which a network of these widths can be built: by head (``pi`` and ``vf``, or ``pi`` and
         ``qf``), or a list where there is a Q-network alone
     """
-    policy = model.policy
+    policy: Any = model.policy
     if isinstance(policy, ActorCriticPolicy):
         extractor = policy.mlp_extractor
         return {"pi": _out_features(extractor.policy_net), "vf": _out_features(extractor.value_net)}

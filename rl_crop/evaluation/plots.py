@@ -1,6 +1,6 @@
 """Pictures of runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +21,77 @@ def plot_learning_curve(path: str | Path, report: Mapping[str, Any], evaluations
     :param evaluations: the arrays ``timesteps`` and ``results`` (evaluations × episodes), as ``EvalCallback`` stores them
     :return: the path written
     """
+    steps, results = np.asarray(evaluations["timesteps"]), np.asarray(evaluations["results"])
+    figure, axes = _figure(report, n_labels=3 + len(report["cuts"]))
+    low, high = np.quantile(results, [0.25, 0.75], axis=1)
+    axes.fill_between(steps, low, high, color="tab:blue", alpha=0.2, linewidth=0, label="middle half of the episodes")
+    axes.plot(steps, results.mean(axis=1), color="tab:blue", label=f"mean of {results.shape[1]} evaluation episodes")
+    _plot_final(axes, report, "black", f"final: {_final(report)}")
+    _mark_cuts(axes, report["cuts"])
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=200))
+
+
+def plot_comparison(path: str | Path, reports: Mapping[str, Mapping[str, Any]]) -> Path:
+    """
+    Draw the learning curves of several runs of one task in one picture.
+
+    :param path: the picture to write
+    :param reports: the runs' reports by the name that the picture shows
+    :return: the path written
+    """
+    cuts = [cut for report in reports.values() for cut in report["cuts"]]
+    figure, axes = _figure(next(iter(reports.values())), n_labels=len(reports) + len(cuts))
+    for index, (name, report) in enumerate(reports.items()):
+        label = f"{name}: {report['n_params']['total']:,} parameters, final {_final(report)}"
+        curve = report["evaluations"]
+        axes.plot(curve["timesteps"], curve["mean_returns"], color=f"C{index}", label=label)
+        _plot_final(axes, report, f"C{index}", None)
+    _mark_cuts(axes, cuts)
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=200))
+
+
+def _figure(report: Mapping[str, Any], n_labels: int) -> tuple[Any, Any]:
     require("matplotlib", "plots")
     # The object interface: no global state and no window, whatever backend the user has chosen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.4 + 0.18 * n_labels), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    steps, results = np.asarray(evaluations["timesteps"]), np.asarray(evaluations["results"])
-    low, high = np.quantile(results, [0.25, 0.75], axis=1)
-    axes.fill_between(steps, low, high, color="tab:blue", alpha=0.2, linewidth=0, label="middle half of the episodes")
-    axes.plot(steps, results.mean(axis=1), color="tab:blue", label=f"mean of {results.shape[1]} evaluation episodes")
-    final = report["final"]
-    label = f"final: {final['mean']:.4g} ± {final['std']:.3g} ({len(final['returns'])} episodes)"
-    axes.plot(report["n_timesteps"], final["mean"], "o", color="black", markersize=5, label=label, clip_on=False, zorder=5)
-
-    for number, cut in enumerate(report["cuts"], start=1):
-        mark = str(number) if len(report["cuts"]) > 1 else ""
-        label = f"{f'cut {mark}'.strip()} at {cut['timesteps']:,} steps: {describe_cut(cut)}"
-        axes.axvline(cut["timesteps"], color="tab:red", linestyle="--", linewidth=1, label=label)
-        axes.annotate(
-            mark or "cut", (cut["timesteps"], 1.01), xycoords=("data", "axes fraction"), ha="center", color="tab:red", fontsize=8
-        )
-
-    axes.set_title(f"{report['algo'].upper()} on {report['env']}, seed {report['seed']}", pad=16 if report["cuts"] else None)
+    axes.set_title(f"{report['algo'].upper()} on {report['env']}, seed {report['seed']}", pad=16)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlim(0, report["n_timesteps"])
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
-    return write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=200))
+    return figure, axes
+
+
+def _final(report: Mapping[str, Any]) -> str:
+    final = report["final"]
+    return f"{final['mean']:.1f} ± {final['std']:.1f} ({len(final['returns'])} episodes)"
+
+
+def _plot_final(axes: Any, report: Mapping[str, Any], color: str, label: str | None) -> None:
+    # The last point lies on the edge of the axes, so it must not be clipped.
+    point = (report["n_timesteps"], report["final"]["mean"])
+    axes.plot(*point, "o", color=color, markersize=5, label=label, clip_on=False, zorder=5)
+
+
+def _mark_cuts(axes: Any, cuts: Sequence[Mapping[str, Any]]) -> None:
+    for number, cut in enumerate(cuts, start=1):
+        name = "cut" if len(cuts) == 1 else f"cut {number}"
+        label = f"{name} at {cut['timesteps']:,} steps: {describe_cut(cut)}"
+        axes.axvline(cut["timesteps"], color="tab:red", linestyle="--", linewidth=1, label=label)
+        # Above the axes, where no curve runs; events may stand close together, so a number says enough.
+        text = name.removeprefix("cut ")
+        place = {"xycoords": ("data", "axes fraction"), "ha": "center"}
+        axes.annotate(text, (cut["timesteps"], 1.01), color="tab:red", fontsize=8, **place)
 
 
 def describe_cut(cut: Mapping[str, Any]) -> str:

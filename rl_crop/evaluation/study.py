@@ -45,11 +45,10 @@ class Cell:
     @property
     def name(self) -> str:
         """The name of the cell's files, without a suffix: readable, and unique."""
-        sparsity = self.sparsity
-        if isinstance(sparsity, Mapping):
-            sparsity = "_".join(f"{network}{value:g}" for network, value in sorted(sparsity.items()))
+        if isinstance(self.sparsity, Mapping):
+            sparsity = "_".join(f"{network}{value:g}" for network, value in sorted(self.sparsity.items()))
         else:
-            sparsity = f"{sparsity:g}"
+            sparsity = f"{self.sparsity:g}"
         return f"{self.task}__{self.arm}__{sparsity}__seed{self.seed}__{self.hash}"
 
 

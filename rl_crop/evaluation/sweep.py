@@ -11,11 +11,12 @@ import multiprocessing
 import os
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rl_crop.evaluation.files import read_json, write_json, write_text
@@ -28,8 +29,8 @@ class Progress:
     What a sweep tells while it runs.
 
     :param cell: the cell that this is about
-    :param status: ``"done"``, ``"failed"``, ``"skipped"`` (its result exists), ``"busy"`` (another sweep is at it) or
-        ``"waiting"`` (the cell it depends on has no result)
+    :param status: ``"started"``, ``"done"``, ``"failed"``, ``"skipped"`` (its result exists), ``"busy"`` (another sweep is
+        at it) or ``"waiting"`` (the cell it depends on has no result)
     :param message: the result or the error in one line
     """
 
@@ -73,7 +74,7 @@ class Sweep:
         Run the cells that have no result yet.
 
         :param cells: the cells; of those that could start, the first in the list does
-        :return: one report a cell, when it is done, failed or passed over
+        :return: a report for every cell that is done, failed or passed over, and one before it when it starts
         """
         waiting: list[Cell] = []
         for cell in cells:
@@ -86,8 +87,8 @@ class Sweep:
             while waiting or running:
                 for cell in [cell for cell in waiting if self._is_ready(cell)][: self.jobs - len(running)]:
                     waiting.remove(cell)
-                    process = _start(self, cell)
-                    running[process] = cell
+                    running[_start(self, cell)] = cell
+                    yield Progress(cell, "started")
                 if not running:
                     break  # what is left depends on cells without a result
                 ended = wait([process.sentinel for process in running])
@@ -100,6 +101,22 @@ class Sweep:
         for cell in waiting:
             assert cell.widths_of is not None
             yield Progress(cell, "waiting", f"needs the result of {cell.widths_of.name}")
+
+    def seconds_left(self, cells: Iterable[Cell]) -> float | None:
+        """
+        Estimate how long cells take, from the results of the same task that exist.
+
+        :param cells: the cells that are still to run
+        :return: seconds with all jobs at work; ``None`` while a task has no result to judge by
+        """
+        known: dict[str, list[float]] = {}
+        for path in self.results.glob("*.json"):
+            result = read_json(path)
+            known.setdefault(result["task"], []).append(result["seconds"]["learn_with_evaluation"])
+        try:
+            return sum(fmean(known[cell.task]) for cell in cells) / self.jobs
+        except KeyError:
+            return None
 
     def _is_ready(self, cell: Cell) -> bool:
         return cell.widths_of is None or self.result_path(cell.widths_of).exists()
