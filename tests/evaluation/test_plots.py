@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from rl_crop.evaluation.compare import comparison_table, summarize
+from rl_crop.evaluation.plots import describe_cut, plot_comparison, plot_learning_curve
+
+CUT = {"timesteps": 100, "widths_before": {"pi": [256, 256], "qf": [64]}, "widths_after": {"pi": [31, 40], "qf": [9]}}
+
+
+def report(cuts):
+    return {
+        "env": "CartPole-v1",
+        "algo": "ppo",
+        "seed": 0,
+        "n_timesteps": 400,
+        "final": {"mean": 3.0, "std": 1.0, "returns": [2.0, 4.0]},
+        "evaluations": {"timesteps": [200, 400], "mean_returns": [1.5, 3.0]},
+        "n_params": {"actor": 10, "critic": 20, "total": 30},
+        "cuts": cuts,
+    }
+
+
+def test_a_cut_in_words():
+    assert describe_cut(CUT) == "actor 256-256 → 31-40, critic 64 → 9"
+    assert describe_cut({"widths_before": [64, 64], "widths_after": [7, 8]}) == "critic 64-64 → 7-8"
+
+
+@pytest.mark.parametrize("n_cuts", [0, 1, 4])
+def test_pictures_are_written(tmp_path, n_cuts):
+    evaluations = {"timesteps": np.array([200, 400]), "results": np.array([[1.0, 2.0], [2.0, 4.0]])}
+    cuts = [CUT | {"timesteps": 50 * (i + 1)} for i in range(n_cuts)]
+    paths = [
+        plot_learning_curve(tmp_path / "curve.png", report(cuts), evaluations),
+        plot_comparison(tmp_path / "comparison.png", {"pruned": report(cuts), "dense": report([])}),
+    ]
+    for path in paths:
+        assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+
+
+def test_table_of_agents():
+    rows = {
+        "a": summarize([1.0, 3.0], {"actor": 1000, "critic": 2000, "total": 3000}, {"pi": [8, 9], "vf": [4]}),
+        "longer name": summarize([2.0] * 4, {"critic": 5, "total": 5}, [3]),
+    }
+    head, line, first, second = comparison_table(rows).splitlines()
+    assert len({len(text) for text in (head, line, first, second)}) == 1
+    assert "pi 8-9 vf 4" in first and "3,000" in first and "2.0 ± 1.0" in first
+    assert "–" in second and second.endswith("2.0 [2.0, 2.0]")
