@@ -37,7 +37,9 @@ def test_a_run_leaves_everything_in_its_directory(normalized, tmp_path):
     final = report["final"]
     assert len(final["returns"]) == 5
     assert final["returns"] == final["lengths"]  # CartPole pays 1 a step: these are no normalised rewards
-    assert final["mean"] == pytest.approx(np.mean(final["returns"])) and final["std"] == pytest.approx(np.std(final["returns"]))
+    assert final["mean"] == pytest.approx(np.mean(final["returns"])) and final["std"] == pytest.approx(
+        np.std(final["returns"])
+    )
 
     with np.load(tmp_path / "evaluations.npz") as evaluations:
         assert evaluations["timesteps"].tolist() == report["evaluations"]["timesteps"] == [64, 128, 192, 256]

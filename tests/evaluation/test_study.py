@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rl_crop.evaluation.config import ConfigError
+from rl_crop.evaluation.study import load_study, select
+
+TASK = {"env": "CartPole-v1", "algo": "ppo", "n_timesteps": 256, "pruning": {"sparsity": 0.5}}
+STUDY = {
+    "tasks": {"cartpole": {"config": "task.yaml", "overrides": {"n_envs": 2}}},
+    "arms": {
+        "dense": "dense",
+        "small": {"widths_of": "crop"},
+        "crop": {"criterion": "crop"},
+    },
+    "sparsities": [0.9, 0.95],
+    "seeds": [0, 1],
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(study=STUDY, task=TASK):
+        (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(study, sort_keys=False))
+        return load_study(path)
+
+    return load
+
+
+def test_cells(load):
+    cells = load()
+    assert [(cell.arm, cell.sparsity) for cell in cells if cell.seed == 0] == [
+        ("dense", 0),
+        ("crop", 0.9),
+        ("crop", 0.95),
+        ("small", 0.9),
+        ("small", 0.95),
+    ]
+    dense, crop, _, small, _ = cells[:5]
+    assert dense.config.pruning is None and dense.config.n_envs == 2
+    assert crop.config.pruning == {"sparsity": 0.9, "criterion": "crop"}  # the file's own pruning settings play no part
+    assert small.config.pruning is None and small.widths_of == crop
+    assert len({cell.hash for cell in cells}) == len(cells) == 10
+    assert crop.name == f"cartpole__crop__0.9__seed0__{crop.hash}"
+
+
+def test_a_task_can_have_seeds_and_sparsities_of_its_own(load):
+    task = {"config": "task.yaml", "seeds": [7], "sparsities": [{"actor": 0.95, "critic": 0.8}]}
+    cells = load(STUDY | {"tasks": {"a": task}})
+    assert {cell.seed for cell in cells} == {7}
+    assert [cell.name.split("__")[2] for cell in cells] == ["0", "actor0.95_critic0.8", "actor0.95_critic0.8"]
+
+
+def test_results_stay_valid_when_a_study_grows(load):
+    before = {cell.name for cell in load()}
+    arms = {"random": {"criterion": "random"}} | STUDY["arms"]
+    task = dict(reversed(TASK.items())) | {"n_envs": 1, "evaluation": {"n_evals": 20}}
+    grown = load(STUDY | {"arms": arms, "seeds": [2, 1, 0], "sparsities": [0.5, 0.95, 0.9]}, task)
+    assert before < {cell.name for cell in grown}
+
+
+@pytest.mark.parametrize(
+    "study, task",
+    [
+        (STUDY, TASK | {"n_timesteps": 512}),
+        (STUDY, TASK | {"learning_rate": 0.1}),
+        (STUDY, TASK | {"evaluation": {"final_episodes": 7}}),
+    ],
+)
+def test_the_hash_knows_what_the_result_depends_on(load, study, task):
+    before = {cell.hash for cell in load()}
+    assert before.isdisjoint({cell.hash for cell in load(study, task)})
+
+
+def test_the_widths_of_another_arm_are_part_of_the_hash(load):
+    first = [cell for cell in load() if cell.arm == "small"]
+    arms = STUDY["arms"] | {"crop": {"criterion": "crop", "when": 0.1}}
+    second = [cell for cell in load(STUDY | {"arms": arms}) if cell.arm == "small"]
+    assert {cell.hash for cell in first}.isdisjoint({cell.hash for cell in second})
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"task": {}}, "`task`"),
+        ({"tasks": {"a": {}}}, "tasks.a.config"),
+        ({"tasks": {"a": {"config": "task.yaml", "seed": 1}}}, "tasks.a: the key `seed`"),
+        ({"tasks": {"a": {"config": "task.yaml", "overrides": {"n_env": 1}}}}, "`n_env`"),
+        ({"arms": ["dense"]}, "`arms`"),
+        ({"arms": {"a": "sparse"}}, "arms.a"),
+        ({"arms": {"a": {"widths_of": "b"}}}, "arms.a.widths_of: b"),
+        ({"seeds": None}, "`seeds`"),
+    ],
+)
+def test_errors_name_the_key(load, changes, named):
+    with pytest.raises(ConfigError, match=named):
+        load(STUDY | changes)
+
+
+def test_select(load):
+    cells = load()
+    assert select(cells, "") == cells
+    assert {(cell.arm, cell.seed) for cell in select(cells, "arm=dense,seed=1")} == {("dense", 1)}
+    assert {cell.arm for cell in select(cells, "arm=dense,arm=crop")} == {"dense", "crop"}
+    assert {cell.sparsity for cell in select(cells, "sparsity=0.95")} == {0.95}
+    with pytest.raises(ConfigError, match="arms=x"):
+        select(cells, "arms=x")
+    with pytest.raises(ConfigError, match="No cell"):
+        select(cells, "seed=9")
+
+
+def test_the_study_of_returns_has_every_arm_for_every_seed():
+    cells = load_study(Path(__file__).parents[2] / "configs" / "study_returns.yaml")
+    assert len(cells) == 8 * (3 + 3 + 5)
+    assert len({cell.name for cell in cells}) == len(cells)
