@@ -103,3 +103,10 @@ def test_the_model_is_an_ordinary_zip(tiny, tmp_path):
     model = PPO.load(tmp_path / "model.zip", env=build_env(tiny, 0), device="cpu")
     model.learn(64, reset_num_timesteps=False)
     assert model.num_timesteps == 256 + 64
+
+
+def test_evaluation_does_not_disturb_training(tiny, tmp_path):
+    run(tiny, tmp_path, seed=0, plot=False)
+    plain = build_model(tiny, build_env(tiny, 0), 0).learn(tiny.n_timesteps)
+    for mine, theirs in zip(SavedAgent.find(tmp_path).load().policy.parameters(), plain.policy.parameters()):
+        assert th.equal(mine, theirs)
