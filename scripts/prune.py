@@ -31,7 +31,7 @@ class Args:
     criterion: str = "span_crop"
     """How units are scored: crop, span_crop, span, magnitude, random, …"""
     compensation: str = "least_squares"
-    """How what is cut is made up for: none, bias, least_squares."""
+    """How what is cut is made up for: none, bias, least_squares, distill."""
     out: Path | None = None
     """The zip to write; by default beside the original, with the sparsity in its name."""
     config: Path | None = None

@@ -7,6 +7,7 @@ Examples::
 """
 
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -102,7 +103,11 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
+    # Ending in the ordinary way also ends the cells that run.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main(tyro.cli(Args, description=__doc__)))
     except ConfigError as error:
         sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted: what is done is kept, the same command goes on from here.")
