@@ -1,0 +1,21 @@
+"""Early, structured network pruning for Stable-Baselines3 agents by gradient-flow preservation."""
+
+from rl_crop.core.errors import PruningError
+from rl_crop.core.plan import PruningPlan
+from rl_crop.core.prune import plan_pruning, prune_model
+from rl_crop.core.report import PruningReport
+from rl_crop.sb3.callback import PruningCallback
+from rl_crop.sb3.prune import plan_policy_pruning, prune_policy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PruningCallback",
+    "PruningError",
+    "PruningPlan",
+    "PruningReport",
+    "plan_policy_pruning",
+    "plan_pruning",
+    "prune_model",
+    "prune_policy",
+]

@@ -1,0 +1,72 @@
+"""What a pruning did: numbers for people (a table) and for files (a dictionary)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PruningReport:
+    """
+    The result of one cut.
+
+    :param n_params_before: parameters of the model before (target networks not counted).
+    :param n_params_after: and after.
+    :param sparsity: share of the prunable parameters that is gone, by network and in ``"total"``, whatever the budget.
+    :param flops_before: floating-point operations of linear and convolution layers for one observation through
+        every network once (a multiply-add is two).
+    :param flops_after: and after.
+    :param widths: by producing layer, (before, after).
+    :param untouched: layers left whole, and why.
+    :param seconds: wall-clock of planning and cutting.
+    :param criterion: its name.
+    :param compensation: its name.
+    :param notes: what the user should know (a consumer without bias, for instance).
+    """
+
+    n_params_before: int
+    n_params_after: int
+    sparsity: dict[str, float]
+    flops_before: int
+    flops_after: int
+    widths: dict[str, tuple[int, int]]
+    untouched: dict[str, str]
+    seconds: float
+    criterion: str
+    compensation: str
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """:return: a JSON-ready dictionary."""
+        plain = asdict(self)
+        plain["widths"] = {name: list(pair) for name, pair in self.widths.items()}
+        plain["notes"] = list(self.notes)
+        return plain
+
+    def __str__(self) -> str:
+        rows = [[name, str(before), str(after)] for name, (before, after) in self.widths.items()]
+        lines = [table(["layer", "units before", "after"], rows), *summary_lines(self)]
+        lines += [f"left whole: {name} ({reason})" for name, reason in self.untouched.items()]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def summary_lines(result: Any) -> list[str]:
+    """:return: parameters, FLOPs and sparsity side by side, for a plan or a report."""
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in result.sparsity.items() if name != "total")
+    return [
+        f"parameters {result.n_params_before:,} -> {result.n_params_after:,}, "
+        f"FLOPs per observation {result.flops_before:,} -> {result.flops_after:,}",
+        f"sparsity (share of prunable parameters gone): {shares}, total {result.sparsity['total']:.1%}",
+    ]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """:return: a plain-text table, first column left, others right."""
+    widths = [max(len(line[place]) for line in [header, *rows]) for place in range(len(header))]
+    lines = ["  ".join(_pad(cell, width, place) for place, (cell, width) in enumerate(zip(line, widths, strict=True)))
+             for line in [header, *rows]]  # fmt: skip
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _pad(cell: str, width: int, place: int) -> str:
+    return cell.ljust(width) if place == 0 else cell.rjust(width)

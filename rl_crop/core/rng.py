@@ -1,0 +1,50 @@
+"""Work that draws random numbers without moving anybody's global generator."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch as th
+
+
+@contextmanager
+def isolated_rng(seed: int | None = None) -> Iterator[None]:
+    """
+    Run a block with its own random numbers and put every global generator back afterwards.
+
+    :param seed: seeds Python's, numpy's and torch's generators inside the block; ``None`` lets the
+        block start from where the generators stand.
+    """
+    states = random.getstate(), np.random.get_state(), th.get_rng_state()
+    cuda_states = th.cuda.get_rng_state_all() if th.cuda.is_available() else []
+    try:
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            th.default_generator.manual_seed(seed)
+            if cuda_states:
+                th.cuda.manual_seed_all(seed)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        th.set_rng_state(states[2])
+        if cuda_states:
+            th.cuda.set_rng_state_all(cuda_states)
+
+
+@contextmanager
+def eval_mode(module: th.nn.Module) -> Iterator[None]:
+    """
+    Put ``module`` in evaluation mode for a block and give every submodule its own mode back.
+
+    :param module: the root module.
+    """
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, mode in modes:
+            child.training = mode

@@ -1,0 +1,44 @@
+"""How much to cut, when asked: the sparsities of the events of a run, and of the steps within one event."""
+
+from rl_crop.core.errors import PruningError
+
+SCHEDULES = ("one_shot", "iterative", "gradual")
+
+
+def gradual_sparsities(sparsity: float, n_events: int) -> list[float]:
+    """
+    The share of the original parameters that is gone after each of several events.
+
+    What remains shrinks by the same factor each time; as parameters go with the square of the width, so do the widths.
+
+    :param sparsity: the last one, in [0, 1).
+    :param n_events: number of events.
+    :return: increasing, ending at exactly ``sparsity``.
+    """
+    return [1.0 - (1.0 - sparsity) ** (event / n_events) for event in range(1, n_events)] + [sparsity]
+
+
+def halving_sparsities(sparsity: float, start: float | None = None) -> list[float]:
+    """
+    The sparsities of the steps within one event: the rest to go is halved, and re-scored, at each (EarlyCroP).
+
+    :param sparsity: the last one, in [0, 1).
+    :param start: the first one: 0.5 by default, and half of ``sparsity`` where that is at most 0.5.
+    :return: increasing, ending at exactly ``sparsity``.
+    """
+    if start is None:
+        start = 0.5 if sparsity > 0.5 else sparsity / 2
+    return [sparsity - (sparsity - start) * 0.5**step for step in range(6)] + [sparsity]
+
+
+def relative_sparsity(target: float, reached: float) -> float:
+    """
+    What to remove of the network as it is now, so that ``target`` of the original is gone.
+
+    :param target: share of the original.
+    :param reached: share of the original that is gone already.
+    :raises PruningError: more is gone already.
+    """
+    if reached > target:
+        raise PruningError(f"sparsity {target:g} was asked for, but {reached:g} is gone already.")
+    return 1.0 - (1.0 - target) / (1.0 - reached)

@@ -1,0 +1,76 @@
+"""Several cuts as one: the steps of an iterative event, undone together when one of them fails."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rl_crop.core.errors import PruningError
+from rl_crop.core.plan import PruningPlan, Target
+from rl_crop.core.report import PruningReport
+from rl_crop.core.schedules import halving_sparsities, relative_sparsity
+from rl_crop.core.surgery import Transaction
+
+STEPPED = ("one_shot", "iterative")
+
+
+def step_targets(sparsity: Target, schedule: str) -> list[Target]:
+    """
+    What each step of one event removes of the network as it then is.
+
+    :param sparsity: of the whole event.
+    :param schedule: ``"one_shot"`` or ``"iterative"`` (half of what is left to remove, at each of six steps, then the rest).
+    :raises PruningError: another schedule.
+    """
+    if schedule not in STEPPED:
+        raise PruningError(f"schedule={schedule!r} is not one of {list(STEPPED)}.")
+    if schedule == "one_shot":
+        return [sparsity]
+    if isinstance(sparsity, (int, float)):
+        return list(_relative(float(sparsity)))
+    columns = {name: _relative(share) for name, share in sparsity.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _relative(sparsity: float) -> list[float]:
+    reached = [0.0, *halving_sparsities(sparsity)] if sparsity else [0.0] * 8
+    return [relative_sparsity(later, earlier) for earlier, later in zip(reached, reached[1:], strict=False)]
+
+
+def apply_steps(
+    plan_for: Callable[[Target], PruningPlan], targets: Sequence[Target], first: PruningPlan | None = None
+) -> PruningReport:
+    """
+    Plan and apply one step after the other; all of them, or none.
+
+    :param plan_for: makes the plan of a step.
+    :param targets: what each step removes.
+    :param first: the plan of the first step, where it has been made already.
+    :return: one report over all steps.
+    """
+    reports = []
+    with Transaction() as transaction:
+        for number, target in enumerate(targets):
+            plan = first if number == 0 and first is not None else plan_for(target)
+            reports.append(plan.apply(transaction))
+    return merge_reports(reports)
+
+
+def merge_reports(reports: Sequence[PruningReport]) -> PruningReport:
+    """:return: one report from before the first cut to after the last."""
+    first, last = reports[0], reports[-1]
+    remaining = dict.fromkeys(last.sparsity, 1.0)
+    for report in reports:
+        for name, share in report.sparsity.items():
+            remaining[name] *= 1.0 - share
+    widths: dict[str, tuple[int, int]] = {}
+    for report in reports:
+        for name, (before, after) in report.widths.items():
+            widths[name] = (widths.get(name, (before, after))[0], after)
+    return replace(
+        last,
+        n_params_before=first.n_params_before,
+        flops_before=first.flops_before,
+        sparsity={name: 1.0 - share for name, share in remaining.items()},
+        widths=widths,
+        seconds=sum(report.seconds for report in reports),
+        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+    )

@@ -1,0 +1,102 @@
+"""What a task hands to the core: networks with their objectives, and the copies that must stay in step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from rl_crop.core.curvature import BatchLoss
+from rl_crop.core.surgery import Transaction
+
+Run = Callable[..., Any]
+"""Runs a network on stored observations and returns its outputs; see :func:`make_run`."""
+
+
+def make_run(function: Callable[..., Any], inputs: Sequence[Any]) -> Run:
+    """
+    Bind a function to stored inputs.
+
+    :param function: called with the inputs.
+    :param inputs: tensors, or dictionaries of tensors, with one row an observation; anything else is passed on as it is.
+    :return: ``run()`` uses all rows, ``run(n)`` the first n, ``run(index=rows)`` the given ones,
+        ``run(ones=True)`` one row of ones.
+    """
+
+    def run(n: int | None = None, index: th.Tensor | None = None, ones: bool = False) -> Any:
+        def chosen(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {key: chosen(item) for key, item in value.items()}
+            if not isinstance(value, th.Tensor):
+                return value
+            value = value if index is None else value[index]
+            return th.ones_like(value[:1]) if ones else value[:n]
+
+        return function(*(chosen(value) for value in inputs))
+
+    return run
+
+
+@dataclass(frozen=True)
+class Network:
+    """
+    A part of the model with a budget of its own.
+
+    :param name: for reports and errors.
+    :param parameters: names of the parameters it owns; its units are those that they produce.
+    :param loss: scalar loss of a batch, ``None`` where no criterion needs one.
+    :param batches: what the loss is computed on.
+    """
+
+    name: str
+    parameters: frozenset[str]
+    loss: BatchLoss | None = None
+    batches: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
+class Copy:
+    """
+    One physical copy of (part of) the model: the trained one, or a target that follows it.
+
+    :param tensors: its parameters and buffers, under the names of the trained copy.
+    :param runs: by network, how to run it on the stored observations.
+    :param modules: where its tensors live.
+    """
+
+    tensors: Mapping[str, th.Tensor]
+    runs: Mapping[str, Run]
+    modules: Sequence[nn.Module]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """
+    Everything the core needs to know of a model.
+
+    :param root: the module whose names are used.
+    :param networks: in the order in which budgets are settled (a shared extractor before what reads it).
+    :param trained: the copy that is scored.
+    :param mirrors: copies cut at the same indices, each compensated on its own activations.
+    :param has_observations: whether the runs are made on real observations, or only on inputs of the right shape.
+    :param ties: pairs of (tensor, axis) that hold the same units although no call joins them.
+    :param whole: modules left whole, as if named in ``ignore``.
+    :param optimizers: whose state is cut along.
+    :param after_cut: called with the transaction once everything has its new shape.
+    """
+
+    root: nn.Module
+    networks: tuple[Network, ...]
+    trained: Copy
+    mirrors: tuple[Copy, ...] = ()
+    has_observations: bool = True
+    ties: tuple[tuple[tuple[str, int], tuple[str, int]], ...] = ()
+    whole: tuple[str, ...] = ()
+    optimizers: tuple[th.optim.Optimizer, ...] = ()
+    after_cut: Callable[[Transaction], None] = field(default=lambda transaction: None)
+
+    @property
+    def copies(self) -> tuple[Copy, ...]:
+        """The trained copy and all mirrors."""
+        return (self.trained, *self.mirrors)

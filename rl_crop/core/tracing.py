@@ -1,0 +1,168 @@
+"""
+Which slices of which parameters belong together, found by running the network once.
+
+Every axis of every parameter and buffer carries one label an index. While the network runs, each torch
+call that it makes says which labels must be cut together (a linear layer ties its columns to the
+features it receives, an addition ties its two operands) and which cannot be cut at all (raw inputs,
+outputs, and whatever goes through a call that is not known here). What a call does inside stays
+its own affair, so an LSTM or an attention block is left whole and named as the reason.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch.overrides import TorchFunctionMode
+
+Axes = tuple[np.ndarray | None, ...]
+"""Labels of one tensor: for each axis an int64 array (-1: not a parameter's index) or ``None``."""
+
+
+class LabelTracer(TorchFunctionMode):
+    """
+    Propagates axis labels through every torch call made while the mode is active.
+
+    :param tensors: parameters and buffers by qualified name; each axis of each gets fresh labels.
+    :param rule: called with (tracer, function, args, kwargs, output, labelled inputs) after every call that
+        touches a label; see ``propagation.propagate``.
+    """
+
+    def __init__(self, tensors: Mapping[str, th.Tensor], rule: Callable[..., None]) -> None:
+        super().__init__()
+        self.rule = rule
+        self.n_labels = 0
+        self.edges: list[tuple[np.ndarray, np.ndarray]] = []
+        self.frozen: list[tuple[np.ndarray, str]] = []
+        self.axes_of: dict[str, Axes] = {}
+        # Label arrays by object identity; the tensors themselves are held so that no id is reused.
+        self._axes: dict[int, Axes] = {}
+        self._alive: list[th.Tensor] = []
+        self.names: dict[int, str] = {id(tensor): name for name, tensor in tensors.items()}
+        # Outputs of a linear or convolution weight per call, and which axes produce and consume.
+        self.applications: dict[str, int] = {}
+        self.producer_axis: dict[str, int] = {}
+        self.consumer_axis: dict[str, int] = {}
+        for name, tensor in tensors.items():
+            axes = tuple(self._fresh(size) for size in tensor.shape)
+            self.axes_of[name] = axes
+            self.label(tensor, axes)
+
+    def _fresh(self, size: int) -> np.ndarray:
+        start, self.n_labels = self.n_labels, self.n_labels + size
+        return np.arange(start, self.n_labels, dtype=np.int64)
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        labelled = [x for x in _tensors((args, kwargs)) if self.axes(x) is not None]
+        if labelled:
+            self.rule(self, func, args, kwargs, out, labelled)
+        return out
+
+    def axes(self, tensor: Any) -> Axes | None:
+        """:return: the labels of ``tensor``, or ``None`` when no axis carries any."""
+        return self._axes.get(id(tensor))
+
+    def label(self, tensor: th.Tensor, axes: Axes) -> None:
+        """Record the labels of a tensor (nothing is recorded where no axis carries any)."""
+        if any(axis is not None and (axis >= 0).any() for axis in axes):
+            self._axes[id(tensor)] = axes
+            self._alive.append(tensor)
+
+    def tie(self, first: np.ndarray | None, second: np.ndarray | None, why: str) -> None:
+        """
+        State that two label arrays of one length are the same units; a side without labels has a fixed size,
+        so what it meets can no longer be cut.
+
+        :param why: the reason reported where this freezes units.
+        """
+        if first is None or second is None:
+            self.freeze(second if first is None else first, why)
+            return
+        both = (first >= 0) & (second >= 0)
+        self.edges.append((first[both], second[both]))
+        self.freeze(first[(first >= 0) & ~both], why)
+        self.freeze(second[(second >= 0) & ~both], why)
+
+    def freeze(self, labels: np.ndarray | None, why: str) -> None:
+        """State that these labels cannot be cut."""
+        if labels is not None and (labels >= 0).any():
+            self.frozen.append((labels[labels >= 0], why))
+
+    def freeze_tensor(self, tensor: Any, why: str) -> None:
+        """State that no labelled axis of ``tensor`` can be cut."""
+        for axis in self.axes(tensor) or ():
+            self.freeze(axis, why)
+
+    def freeze_all(self, structure: Any, why: str) -> None:
+        """State that no tensor anywhere in a nested structure can be cut (a network's outputs)."""
+        for tensor in _tensors(structure):
+            self.freeze_tensor(tensor, why)
+
+
+class LayerObserver(TorchFunctionMode):
+    """
+    Shows a function every linear and convolution call, before it is made, while the mode is active.
+
+    :param weights: name by ``id`` of the weights to watch.
+    :param before: called with (name, input, weight, bias, call); ``call()`` computes the layer's output, and
+        ``call(input=..., weight=..., bias=...)`` what it would be with others.
+    """
+
+    def __init__(self, weights: dict[int, str], before: Callable[..., None]) -> None:
+        super().__init__()
+        self.weights = weights
+        self.before = before
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in LAYER_CALLS:
+            bound = layer_arguments(args, kwargs)
+            name = self.weights.get(id(bound["weight"]))
+            if name is not None:
+                rest = args[3:]
+
+                def call(**replaced: Any) -> th.Tensor:
+                    now = {key: replaced.get(key, bound[key]) for key in ("input", "weight", "bias")}
+                    options = {key: value for key, value in kwargs.items() if key not in now}
+                    return func(now["input"], now["weight"], now["bias"], *rest, **options)
+
+                with th.no_grad():  # a model may switch gradients on for a part of its forward pass
+                    self.before(name, bound["input"], bound["weight"], bound["bias"], call)
+        return func(*args, **kwargs)
+
+
+LAYER_CALLS = frozenset({th.nn.functional.linear, th.nn.functional.conv1d, th.nn.functional.conv2d, th.nn.functional.conv3d})
+"""Calls that apply a weight of shape (outputs, inputs, *kernel)."""
+
+
+def channel_axis(weight: th.Tensor) -> int:
+    """:return: the (negative) axis of channels in the input and output of a call in :data:`LAYER_CALLS`."""
+    return -(weight.dim() - 1)
+
+
+def layer_arguments(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """:return: ``input``, ``weight`` and ``bias`` of a call in :data:`LAYER_CALLS`."""
+    bound = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    bound.setdefault("bias", None)
+    return bound
+
+
+@contextmanager
+def no_grad_trace(mode: TorchFunctionMode) -> Iterator[None]:
+    """Run a block under ``mode`` and without autograd."""
+    with th.no_grad(), mode:
+        yield
+
+
+def _tensors(structure: Any) -> Iterable[th.Tensor]:
+    if isinstance(structure, th.Tensor):
+        yield structure
+    elif isinstance(structure, dict):
+        for value in structure.values():
+            yield from _tensors(value)
+    elif isinstance(structure, (list, tuple)):
+        for value in structure:
+            yield from _tensors(value)

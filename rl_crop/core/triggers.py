@@ -1,0 +1,96 @@
+"""When to cut: rules that watch a run from check to check."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch as th
+
+SETTLED = 0.3
+"""Default κ of :class:`LazyTrigger`."""
+STABLE = 0.983
+"""Threshold of :class:`EarlyPruningIndicator` for proposals by magnitude."""
+
+
+class LazyTrigger:
+    """
+    Fires when the weights of every network have entered the lazy regime.
+
+    With d_t = ‖θ_t − θ_0‖ / ‖θ_0‖ at check t, a network has settled when |d_t − d_{t−1}| has been below κ times its
+    largest value so far at three checks running. (The paper's rule |d_t − d_{t−1}| < τ carries no unit that fits
+    every reinforcement-learning run; the ratio does.)
+
+    :param parameters: by network, the prunable parameters.
+    :param kappa: κ.
+    :param patience: checks running.
+    """
+
+    def __init__(self, parameters: Mapping[str, Sequence[th.Tensor]], kappa: float = SETTLED, patience: int = 3) -> None:
+        self.parameters = {name: list(tensors) for name, tensors in parameters.items()}
+        self.kappa, self.patience = kappa, patience
+        self.start = {name: _flat(tensors) for name, tensors in self.parameters.items()}
+        self.distance = dict.fromkeys(self.parameters, 0.0)
+        self.largest = dict.fromkeys(self.parameters, 0.0)
+        self.below = dict.fromkeys(self.parameters, 0)
+        self.ratio = dict.fromkeys(self.parameters, 1.0)
+
+    def check(self) -> bool:
+        """
+        Look at the weights once.
+
+        :return: whether every network has settled, now or at an earlier check running on to now.
+        """
+        for name, tensors in self.parameters.items():
+            start = self.start[name]
+            distance = float((_flat(tensors) - start).norm() / start.norm().clamp_min(1e-30))
+            step = abs(distance - self.distance[name])
+            self.distance[name] = distance
+            if step == 0.0 and self.largest[name] == 0.0:
+                continue  # not trained yet (a replay buffer that is still filling)
+            self.largest[name] = max(self.largest[name], step)
+            self.ratio[name] = step / self.largest[name]
+            self.below[name] = self.below[name] + 1 if self.ratio[name] < self.kappa else 0
+        return bool(self.below) and all(count >= self.patience for count in self.below.values())
+
+
+def _flat(tensors: Sequence[th.Tensor]) -> th.Tensor:
+    return th.cat([tensor.detach().flatten() for tensor in tensors]).clone()
+
+
+class EarlyPruningIndicator:
+    """
+    Fires when the widths that pruning would leave no longer change (EPI, "When to Prune?", CVPR 2022).
+
+    Ψ of two proposals is 1 − the mean over layers of |n₁ − n₂| / (n₁ + n₂). The indicator is the mean Ψ of a proposal
+    with the five before it; it fires at or above a threshold, and not below any of its own five last values.
+
+    :param threshold: the threshold.
+    :param memory: how many earlier proposals are compared.
+    """
+
+    def __init__(self, threshold: float = STABLE, memory: int = 5) -> None:
+        self.threshold, self.memory = threshold, memory
+        self.proposals: deque[dict[str, int]] = deque(maxlen=memory)
+        self.values: deque[float] = deque(maxlen=memory)
+        self.value = 0.0
+
+    def check(self, widths: Mapping[str, int]) -> bool:
+        """
+        Look at one proposal.
+
+        :param widths: kept units by layer.
+        :return: whether to prune now.
+        """
+        similar = [structure_similarity(widths, earlier) for earlier in self.proposals]
+        self.proposals.append(dict(widths))
+        if len(similar) < self.memory:
+            return False
+        self.value = float(np.mean(similar))
+        fires = len(self.values) == self.memory and self.value >= max(self.threshold, *self.values)
+        self.values.append(self.value)
+        return fires
+
+
+def structure_similarity(first: Mapping[str, int], second: Mapping[str, int]) -> float:
+    """:return: Ψ of two structures: 1 where every layer keeps as many units in both."""
+    return 1.0 - float(np.mean([abs(n - second[name]) / max(n + second[name], 1) for name, n in first.items()]))

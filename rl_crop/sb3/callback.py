@@ -1,0 +1,271 @@
+"""Early pruning while an agent trains: when to look, when to cut, what to log."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from rl_crop.core.errors import PruningError
+from rl_crop.core.plan import PruningPlan, Settings
+from rl_crop.core.report import PruningReport
+from rl_crop.core.schedules import SCHEDULES
+from rl_crop.core.steps import apply_steps, step_targets
+from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, replay_batches
+from rl_crop.sb3.prune import plan_policy_pruning, prunable_parameters, remember
+from rl_crop.sb3.timing import Timetable
+
+SOURCE = "PruningCallback"
+
+
+class PruningCallback(BaseCallback):
+    """
+    Prunes an agent early in training; every argument is a plain YAML value.
+
+    On-policy agents are scored at the end of a rollout and cut before the next one, so that the pruned policy
+    trains on its own data; off-policy agents are scored on replay samples. The event is recorded in
+    ``model.pruning_history``, and an event that is recorded there is not repeated after a resume.
+
+    :param sparsity: share of each network's prunable parameters to remove, in [0, 1): one number, or by network.
+    :param criterion: name of the criterion, or a function of a ``Scoring``.
+    :param networks: with one number, the networks it applies to (all by default).
+    :param scope: ``"network"``, ``"layer"`` or ``"global"``.
+    :param budget: ``"params"``, ``"flops"`` or ``"units"``.
+    :param compensation: ``"none"``, ``"bias"``, ``"least_squares"`` or ``"distill"``.
+    :param min_units: units that stay in every layer.
+    :param schedule: ``"one_shot"``; ``"iterative"`` (steps within one event, scored anew at each); ``"gradual"``
+        (``n_events`` events from ``when`` until ``until``, with training between them).
+    :param n_events: number of events of a gradual schedule.
+    :param n_batches: number of scoring batches.
+    :param batch_size: transitions in each.
+    :param when: ``"lazy"`` (the weights have entered the lazy regime), ``"epi"`` (the proposed widths are stable), a
+        float in [0, 1) as a share of the training budget, or an int of at least 1 in timesteps.
+    :param until: when the last event of a gradual schedule comes; units as for ``when``.
+    :param earliest: no event before this time; same units.
+    :param latest: ``"lazy"`` and ``"epi"`` cut at this time at the latest; same units.
+    :param seed: of everything random; the model's own by default.
+    :param on_error: what happens when the event is impossible until ``latest``: ``"raise"`` or ``"warn"``.
+    :param verbose: 0 prints nothing, 1 the report of the (last) event.
+    """
+
+    def __init__(
+        self,
+        sparsity: float | Mapping[str, float] = 0.9,
+        criterion: Any = "crop",
+        networks: list[str] | None = None,
+        scope: str = "network",
+        budget: str = "params",
+        compensation: str = "least_squares",
+        min_units: int = 1,
+        schedule: str = "one_shot",
+        n_events: int = 4,
+        n_batches: int = N_BATCHES,
+        batch_size: int = BATCH_SIZE,
+        when: str | float | int = "lazy",
+        until: float | int = 0.3,
+        earliest: float | int = 0.05,
+        latest: float | int = 0.3,
+        seed: int | None = None,
+        on_error: str = "raise",
+        verbose: int = 1,
+    ) -> None:
+        super().__init__(verbose)
+        self.sparsity = sparsity
+        self.networks = networks
+        self.settings: dict[str, Any] = {
+            "criterion": criterion, "scope": scope, "budget": budget, "compensation": compensation, "min_units": min_units,
+        }  # fmt: skip
+        self.schedule = schedule
+        self.n_events = n_events if schedule == "gradual" else 1
+        self.n_batches, self.batch_size = n_batches, batch_size
+        self.when, self.until, self.earliest, self.latest = when, until, earliest, latest
+        self.seed = seed
+        self.on_error = on_error
+        self.memory = RolloutMemory(n_batches * batch_size)
+        self.timetable: Timetable | None = None
+        self._plan: PruningPlan | None = None
+        self._batches: list[Any] = []
+        self._next_check = 0
+
+    def _on_training_start(self) -> None:
+        """Whatever is wrong with the arguments raises here, before the first step."""
+        Settings(**self.settings)
+        for name, value, allowed in (("schedule", self.schedule, SCHEDULES), ("on_error", self.on_error, ("raise", "warn"))):
+            if value not in allowed:
+                raise PruningError(f"{name}={value!r} is not one of {list(allowed)}.")
+        for name in ("n_events", "n_batches", "batch_size"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise PruningError(f"{name}={getattr(self, name)!r} must be an integer of at least 1.")
+        if not hasattr(self.model, "pruning_history"):
+            self.model.pruning_history = []  # type: ignore[attr-defined]
+        start = self.num_timesteps
+        self.timetable = Timetable(self.when, self.until, self.earliest, self.latest, self.n_events, start, self._budget)
+        self.timetable.n_done = len(self._events())
+        self._seed = self.seed if self.seed is not None else (self.model.seed or 0)
+        self._plan, self._batches = None, []
+        if self.timetable.finished:
+            self.logger.info("The agent has been pruned already (model.pruning_history): it is not pruned again.")
+            return
+        # A plan that needs no data shows whether networks and sparsity are possible.
+        self._proposal(self._targets(self.timetable.n_events - 1))
+        self.timetable.watch(prunable_parameters(self.model))
+        self._next_check = 0
+
+    @property
+    def _budget(self) -> int:
+        return self.model._total_timesteps
+
+    def _on_rollout_start(self) -> None:
+        if self._plan is not None:
+            self._cut()
+        elif not isinstance(self.model, OnPolicyAlgorithm) and self._look():
+            self._cut()
+
+    def _on_rollout_end(self) -> None:
+        if isinstance(self.model, OnPolicyAlgorithm) and self.timetable is not None and not self.timetable.finished:
+            self.memory.add(self.model.rollout_buffer, self._seed + self.num_timesteps)
+            self._look()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        """An event still pending happens now; of a gradual schedule, all that is left at once."""
+        if self.timetable is None or self.timetable.finished:
+            return
+        if self._plan is None:
+            self.timetable.finish()
+            self._prepare(last_chance=True)
+        if self._plan is not None:
+            self._cut()
+
+    def _look(self) -> bool:
+        """Check the timetable, and score if an event is due; whether there is a plan to apply."""
+        assert self.timetable is not None
+        if self.timetable.finished or self.num_timesteps < self._next_check:
+            return False
+        self._next_check = self.num_timesteps + self.timetable.interval(isinstance(self.model, OnPolicyAlgorithm))
+        due = self.timetable.check(self.num_timesteps, lambda: self._proposal(self._targets(-1)).widths_after)
+        for name, value in self.timetable.readings().items():
+            self.logger.record(f"pruning/{name}", value)
+        if due:
+            self._prepare(last_chance=self.num_timesteps >= self.timetable.deadline())
+        return self._plan is not None
+
+    def _prepare(self, last_chance: bool) -> None:
+        """Score and plan; what fails for want of data is tried again until the deadline."""
+        try:
+            self._batches = self._data()
+            targets = step_targets(self._targets(self._event()), self._steps())
+            self._plan = self._plan_for(targets[0])
+        except PruningError as error:
+            self._plan = None
+            if last_chance and self.on_error == "raise":
+                raise
+            if last_chance and self.timetable is not None:
+                self.timetable.give_up()
+            warnings.warn(f"No pruning at {self.num_timesteps} steps: {error}", stacklevel=2)
+
+    def _data(self) -> list[Any]:
+        if isinstance(self.model, OnPolicyAlgorithm):
+            return self.memory.batches(self.batch_size)
+        learning_starts = getattr(self.model, "learning_starts", 0)
+        if self.num_timesteps < learning_starts:
+            raise PruningError(f"learning has not started: it does after {learning_starts:,} steps.")
+        assert isinstance(self.model, OffPolicyAlgorithm)
+        return replay_batches(self.model, self.n_batches, self.batch_size, self._seed + self.num_timesteps)
+
+    def _event(self) -> int:
+        assert self.timetable is not None
+        return self.timetable.n_done
+
+    def _steps(self) -> str:
+        return "iterative" if self.schedule == "iterative" else "one_shot"
+
+    def _targets(self, event: int) -> float | dict[str, float]:
+        """What an event removes of the network as it is now, given what earlier events removed."""
+        assert self.timetable is not None
+        given = self.sparsity
+        if self.networks is not None and not isinstance(given, Mapping):
+            given = dict.fromkeys(self.networks, given)
+        reached = self._events()[-1]["reached"] if self._events() else {}
+        if isinstance(given, Mapping):
+            return {name: self.timetable.share(event, share, reached.get(name, 0.0)) for name, share in given.items()}
+        if self.settings["scope"] == "global" or not reached:
+            return self.timetable.share(event, given, reached.get("total", 0.0))
+        return {name: self.timetable.share(event, given, share) for name, share in reached.items()}
+
+    def _plan_for(self, target: Any) -> PruningPlan:
+        return plan_policy_pruning(self.model, target, batches=self._batches, seed=self._seed + self._event(), **self.settings)
+
+    def _proposal(self, target: Any) -> PruningPlan:
+        """What magnitude would leave: needs no data and is cheap."""
+        settings = self.settings | {"criterion": "magnitude", "compensation": "none"}
+        return plan_policy_pruning(self.model, target, **settings)
+
+    def _events(self) -> list[dict[str, Any]]:
+        history = getattr(self.model, "pruning_history", [])
+        return [entry for entry in history if entry.get("source") == SOURCE]
+
+    def _cut(self) -> None:
+        assert self._plan is not None and self.timetable is not None
+        plan, event = self._plan, self._event()
+        self._plan = None
+        targets = step_targets(self._targets(event), self._steps())
+        earlier = self._events()[-1]["reached"] if self._events() else {}
+        applied: list[PruningPlan] = []
+
+        def plan_for(target: Any) -> PruningPlan:
+            applied.append(self._plan_for(target))
+            return applied[-1]
+
+        report = apply_steps(plan_for, targets, first=plan)
+        remaining = {name: 1.0 - share for name, share in earlier.items()}
+        for step in (plan, *applied):
+            for name, share in step.budget_sparsity.items():
+                remaining[name] = remaining.get(name, 1.0) * (1.0 - share)
+        reached = {name: 1.0 - share for name, share in remaining.items()}
+        remember(
+            self.model, report, source=SOURCE, event=event, n_events=self.n_events,
+            decided_by=self.timetable.decided_by, reached=reached,
+        )  # fmt: skip
+        self.memory.clear()
+        self.timetable.done()
+        self._announce(report, reached)
+        for callback in _walk(self.locals.get("callback")):
+            if isinstance(callback, EvalCallback):
+                _keep_dense_best(callback)
+
+    def _announce(self, report: PruningReport, reached: Mapping[str, float]) -> None:
+        self.logger.record("pruning/sparsity", report.sparsity["total"])
+        self.logger.record("pruning/n_params", report.n_params_after)
+        self.logger.record("pruning/flops", report.flops_after)
+        self.logger.record("pruning/seconds", report.seconds)
+        for name, (_, after) in report.widths.items():
+            self.logger.record(f"pruning/units/{name}", after)
+        assert self.timetable is not None
+        if self.verbose and self.timetable.finished:
+            gone = ", ".join(f"{name} {share:.1%}" for name, share in reached.items())
+            print(f"Pruned at {self.num_timesteps:,} steps ({self.timetable.decided_by}); gone in all: {gone}")
+            print(report)
+
+
+def _walk(callback: Any) -> list[BaseCallback]:
+    """A callback and all its children."""
+    if isinstance(callback, CallbackList):
+        return [found for child in callback.callbacks for found in _walk(child)]
+    if isinstance(callback, EventCallback):
+        return [callback, *_walk(callback.callback)]
+    return [callback] if isinstance(callback, BaseCallback) else []
+
+
+def _keep_dense_best(callback: EvalCallback) -> None:
+    """The best model so far is the unpruned one: it keeps a name of its own, and counting starts again."""
+    callback.best_mean_reward = -float("inf")
+    if callback.best_model_save_path is not None:
+        best = Path(callback.best_model_save_path) / "best_model.zip"
+        if best.exists():
+            best.replace(best.with_name("best_model_dense.zip"))

@@ -1,0 +1,229 @@
+"""Scoring data of an agent: its own rollouts or replay samples, normalised as in training, without moving a generator."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import RolloutBufferSamples, TrainFreq, TrainFrequencyUnit
+
+from rl_crop.core.errors import PruningError
+from rl_crop.core.rng import isolated_rng
+
+N_BATCHES = 8
+BATCH_SIZE = 256
+
+
+def rollout_samples(buffer: RolloutBuffer, n_samples: int, seed: int) -> RolloutBufferSamples:
+    """
+    A random choice of the transitions in a full rollout buffer; the buffer is only read.
+
+    :param buffer: after ``compute_returns_and_advantage``, flattened or not.
+    :param n_samples: how many; all, where it holds fewer.
+    :param seed: of the choice.
+    :return: samples as ``RolloutBuffer.get`` yields them.
+    :raises PruningError: the buffer is not full.
+    """
+    if not buffer.full:
+        raise PruningError("The rollout buffer is not full: there is nothing to score on yet.")
+    total = buffer.buffer_size * buffer.n_envs
+    index = np.random.default_rng(seed).permutation(total)[:n_samples]
+
+    def column(values: Any) -> Any:
+        if isinstance(values, dict):
+            return {key: column(value) for key, value in values.items()}
+        flat = values if buffer.generator_ready else buffer.swap_and_flatten(values)
+        return buffer.to_torch(flat.reshape(total, *flat.shape[1:])[index])
+
+    names = ("actions", "values", "log_probs", "advantages", "returns")
+    columns = [column(getattr(buffer, name)) for name in names]
+    return RolloutBufferSamples(column(buffer.observations), columns[0], *(values.flatten() for values in columns[1:]))
+
+
+def split(samples: RolloutBufferSamples, batch_size: int) -> list[RolloutBufferSamples]:
+    """:return: the samples in batches of ``batch_size`` (a remainder is left out unless it is all there is)."""
+    total = len(samples.advantages)
+    size = min(batch_size, total)
+    return [take(samples, slice(start, start + size)) for start in range(0, total - size + 1, size)]
+
+
+def join(parts: list[RolloutBufferSamples]) -> RolloutBufferSamples:
+    """:return: the samples of all parts, in order."""
+
+    def joined(values: tuple[Any, ...]) -> Any:
+        if isinstance(values[0], dict):
+            return {key: th.cat([value[key] for value in values]) for key in values[0]}
+        return th.cat(values)
+
+    return RolloutBufferSamples(*(joined(values) for values in zip(*parts, strict=True)))
+
+
+def take(samples: Any, rows: slice) -> Any:
+    """:return: the given rows of a named tuple of tensors (or dictionaries of tensors)."""
+
+    def rows_of(value: Any) -> Any:
+        return {key: item[rows] for key, item in value.items()} if isinstance(value, dict) else value[rows]
+
+    return type(samples)(*(rows_of(value) for value in samples))
+
+
+class RolloutMemory:
+    """
+    The latest transitions of an on-policy run, from as many rollouts as it takes.
+
+    A rollout can be shorter than what scoring wants; the older ones are of slightly older policies, which the policy
+    loss at ratio 1 allows.
+
+    :param n_samples: transitions to keep.
+    """
+
+    def __init__(self, n_samples: int) -> None:
+        self.n_samples = n_samples
+        self.parts: list[RolloutBufferSamples] = []
+
+    def add(self, buffer: RolloutBuffer, seed: int) -> None:
+        """Copy a full buffer's transitions (a random choice, where it holds more than wanted)."""
+        self.parts.append(rollout_samples(buffer, self.n_samples, seed))
+        while sum(len(part.advantages) for part in self.parts[1:]) >= self.n_samples:
+            self.parts.pop(0)
+
+    def batches(self, batch_size: int) -> list[RolloutBufferSamples]:
+        """
+        :return: the latest transitions in batches.
+        :raises PruningError: there are none.
+        """
+        if not self.parts:
+            raise PruningError("No rollout has been collected yet: there is nothing to score on.")
+        samples = join(self.parts)
+        return split(take(samples, slice(max(len(samples.advantages) - self.n_samples, 0), None)), batch_size)
+
+    def clear(self) -> None:
+        """Forget everything: it was collected by another network."""
+        self.parts = []
+
+
+def replay_batches(model: OffPolicyAlgorithm, n_batches: int, batch_size: int, seed: int, buffer: Any = None) -> list[Any]:
+    """
+    Samples from the agent's replay buffer, normalised as in training, with n-step discounts where the buffer has them.
+
+    :param model: the agent.
+    :param n_batches: number of batches.
+    :param batch_size: transitions in each.
+    :param seed: of the choice; global generators stay where they are.
+    :param buffer: another buffer than the agent's own.
+    :return: ``ReplayBufferSamples``.
+    :raises PruningError: the buffer is empty.
+    """
+    buffer = model.replay_buffer if buffer is None else buffer
+    if buffer is None or buffer.size() == 0:
+        raise PruningError("The replay buffer is empty: there is nothing to score on yet.")
+    with isolated_rng(seed):
+        return [buffer.sample(batch_size, env=model.get_vec_normalize_env()) for _ in range(n_batches)]
+
+
+def agent_batches(model: BaseAlgorithm, n_batches: int, batch_size: int, seed: int) -> list[Any]:
+    """
+    Scoring batches of an agent: what it has, or a rollout collected for the purpose.
+
+    Collecting moves the environment on; ``num_timesteps``, buffers, normalisation statistics and global generators
+    stay as they are.
+
+    :param model: the agent.
+    :param n_batches: number of batches.
+    :param batch_size: transitions in each.
+    :param seed: of everything random.
+    :return: the batches.
+    :raises PruningError: there is no data and no environment to collect it from.
+    """
+    if isinstance(model, OnPolicyAlgorithm):
+        buffer = model.rollout_buffer
+        if not buffer.full:
+            buffer = _collect(model, n_batches * batch_size, seed)
+        return split(rollout_samples(buffer, n_batches * batch_size, seed), batch_size)
+    if isinstance(model, OffPolicyAlgorithm):
+        replay = model.replay_buffer
+        if replay is None or replay.size() * replay.n_envs < batch_size:
+            replay = _collect(model, n_batches * batch_size, seed)
+        return replay_batches(model, n_batches, batch_size, seed, replay)
+    raise PruningError(f"{type(model).__name__} keeps no rollouts: give batches.")
+
+
+def _collect(model: Any, n_samples: int, seed: int) -> Any:
+    """Fill a buffer of its own with the agent's experience, leaving the agent's counters and statistics alone."""
+    env = model.get_env()
+    if env is None:
+        raise PruningError("The agent has no data and no environment: give batches, or load it with env=...")
+    normalize = model.get_vec_normalize_env()
+    kept = {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)}
+    training = None if normalize is None else normalize.training
+    statistics = None if normalize is None else normalize.returns.copy()
+    silent: BaseCallback = ConvertCallback(None)
+    silent.init_callback(model)
+    try:
+        with isolated_rng(seed):
+            if normalize is not None:
+                normalize.training = False
+            model.ep_info_buffer, model.ep_success_buffer = _Discard(), _Discard()
+            if model._last_obs is None:
+                model._last_obs = env.reset()
+                model._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
+                if normalize is not None:
+                    model._last_original_obs = normalize.get_original_obs()
+            steps = max(-(-n_samples // env.num_envs), 1)
+            if isinstance(model, OnPolicyAlgorithm):
+                buffer = type(model.rollout_buffer)(
+                    steps, model.observation_space, model.action_space, device=model.device, gamma=model.gamma,
+                    gae_lambda=model.gae_lambda, n_envs=env.num_envs, **model.rollout_buffer_kwargs,
+                )  # fmt: skip
+                model.collect_rollouts(env, silent, buffer, steps)
+                return buffer
+            replay = type(model.replay_buffer)(
+                max(n_samples, env.num_envs), model.observation_space, model.action_space, device=model.device,
+                n_envs=env.num_envs, optimize_memory_usage=False,
+            )  # fmt: skip
+            model.collect_rollouts(env, silent, TrainFreq(steps, TrainFrequencyUnit.STEP), replay, model.action_noise)
+            return replay
+    finally:
+        # Where the environment stands (_last_obs) stays as it is now; everything else is put back.
+        for name, value in kept.items():
+            setattr(model, name, value)
+        if normalize is not None:
+            normalize.training = training
+            normalize.returns = statistics
+
+
+_COUNTERS = ("num_timesteps", "ep_info_buffer", "ep_success_buffer", "_episode_num", "_current_progress_remaining", "_n_calls")
+
+
+class _Discard(list):
+    """An episode buffer that stays empty."""
+
+    def extend(self, items: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+
+def as_samples(batch: Any) -> Any:
+    """
+    A user's batch with attribute access.
+
+    :param batch: SB3 samples, a mapping with their field names, or observations alone (a tensor or an array).
+    :return: an object with ``observations`` and whatever else the batch holds.
+    """
+    if isinstance(batch, Mapping) and "observations" in batch:
+        return SimpleNamespace(**{"discounts": None, **batch})
+    if hasattr(batch, "observations"):
+        return batch
+    if isinstance(batch, (th.Tensor, np.ndarray, Mapping)):
+        return SimpleNamespace(observations=batch)
+    raise PruningError(
+        "A batch must be RolloutBufferSamples, ReplayBufferSamples, a mapping with their fields, or observations."
+    )

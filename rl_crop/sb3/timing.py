@@ -1,0 +1,125 @@
+"""When the events of a run come: fixed times, or a trigger between bounds."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch as th
+
+from rl_crop.core.errors import PruningError
+from rl_crop.core.schedules import gradual_sparsities, relative_sparsity
+from rl_crop.core.triggers import EarlyPruningIndicator, LazyTrigger
+
+TRIGGERS = ("lazy", "epi")
+CHECKS = 200
+"""Checks of an off-policy run; an on-policy run is checked after every rollout."""
+MIN_INTERVAL = 250
+
+
+class Timetable:
+    """
+    The times of one or several events.
+
+    :param when: ``"lazy"``, ``"epi"``, a share of the budget (float in [0, 1)) or timesteps (int of at least 1).
+    :param until: time of the last of several events.
+    :param earliest: no event before.
+    :param latest: a trigger fires at this time at the latest.
+    :param n_events: number of events.
+    :param start: timesteps done when training starts.
+    :param budget: timesteps at which training ends.
+    :raises PruningError: a time is none of these.
+    """
+
+    def __init__(
+        self, when: str | float, until: float, earliest: float, latest: float, n_events: int, start: int, budget: int
+    ) -> None:
+        self.n_events, self.start, self.budget = n_events, start, budget
+        self.rule = when if isinstance(when, str) else "fixed"
+        if isinstance(when, str) and when not in TRIGGERS:
+            raise PruningError(f"when={when!r} is not one of {list(TRIGGERS)}, a share of the budget or timesteps.")
+        self.earliest, self.latest = self.steps("earliest", earliest), self.steps("latest", latest)
+        if self.earliest > self.latest:
+            raise PruningError(f"earliest ({self.earliest:,} steps) is after latest ({self.latest:,} steps).")
+        self.first: float | None = None if isinstance(when, str) else self.steps("when", when)
+        self.last = self.steps("until", until)
+        if n_events > 1 and self.first is not None and self.last < self.first:
+            raise PruningError(f"until ({self.last:,} steps) is before when ({self.first:,} steps).")
+        self.n_done = 0
+        self.decided_by = "fixed"
+        self._given_up = False
+        self._settled_early = False
+        self._lazy: LazyTrigger | None = None
+        self._indicator = EarlyPruningIndicator()
+
+    def steps(self, name: str, time: float) -> int:
+        """:return: a time in timesteps: a float in [0, 1] is a share of the budget, an int is timesteps."""
+        if isinstance(time, bool) or not isinstance(time, (int, float)) or time < 0 or (isinstance(time, float) and time > 1):
+            raise PruningError(
+                f"{name}={time!r} must be a float in [0, 1) (a share of the training budget) or an int (timesteps)."
+            )
+        return time if isinstance(time, int) else int(time * self.budget)
+
+    def watch(self, parameters: Mapping[str, Sequence[th.Tensor]]) -> None:
+        """Start to watch these parameters, by network, where a trigger needs it."""
+        if self.rule == "lazy" and self.n_done == 0:
+            self._lazy = LazyTrigger(parameters)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no event is left."""
+        return self._given_up or self.n_done >= self.n_events
+
+    def interval(self, on_policy: bool) -> int:
+        """:return: timesteps from one check to the next."""
+        return 1 if on_policy else max(MIN_INTERVAL, self.budget // CHECKS)
+
+    def check(self, now: int, propose: Callable[[], Mapping[str, int]]) -> bool:
+        """
+        Whether an event is due.
+
+        :param now: timesteps done.
+        :param propose: the widths that pruning now would leave, by layer.
+        """
+        if self.first is None:
+            fires = self._lazy.check() if self._lazy is not None else self._indicator.check(propose())
+            if now < self.earliest:
+                self._settled_early = fires
+                return False
+            if not fires and now < self.latest:
+                return False
+            self.first = now
+            self.decided_by = "latest" if not fires else "earliest" if self._settled_early else self.rule
+        return now >= max(self._due(self.n_done), self.earliest if self.rule != "fixed" else 0)
+
+    def _due(self, event: int) -> float:
+        assert self.first is not None
+        gap = max(self.last - self.first, 0) / max(self.n_events - 1, 1)
+        return self.first + gap * event
+
+    def deadline(self) -> float:
+        """:return: until when a failed event is tried again: ``latest``, or the end where it was due later."""
+        due = self.first if self.first is not None else 0
+        return self.latest if due < self.latest and self.n_events == 1 else self.budget
+
+    def readings(self) -> dict[str, float]:
+        """:return: what the trigger sees, for the log."""
+        if self._lazy is None:
+            return {"epi": self._indicator.value} if self.rule == "epi" else {}
+        values = {f"distance/{name}": value for name, value in self._lazy.distance.items()}
+        return values | {f"ratio/{name}": value for name, value in self._lazy.ratio.items()}
+
+    def done(self) -> None:
+        """One event has happened."""
+        self.n_done += 1
+
+    def finish(self) -> None:
+        """Training ends: what is left happens at once."""
+        self.n_done = self.n_events - 1
+        self.decided_by = "end"
+
+    def give_up(self) -> None:
+        """No further event."""
+        self._given_up = True
+
+    def share(self, event: int, sparsity: float, reached: float) -> float:
+        """:return: what an event removes of the network as it is, given the share of the original that is gone."""
+        target = gradual_sparsities(sparsity, self.n_events)[event]
+        return relative_sparsity(target, reached) if reached < target else 0.0
