@@ -28,7 +28,14 @@ CURVE_SEED, FINAL_SEED = 1_000_000, 2_000_000
 
 
 def run(
-    config: RunConfig, directory: str | Path, seed: int, *, progress_bar: bool = False, verbose: int = 0, plot: bool = True
+    config: RunConfig,
+    directory: str | Path,
+    seed: int,
+    *,
+    progress_bar: bool = False,
+    verbose: int = 0,
+    plot: bool = True,
+    print_cuts: bool = True,
 ) -> dict[str, Any]:
     """
     Train and evaluate one agent.
@@ -42,12 +49,15 @@ def run(
     :param progress_bar: show a progress bar while training
     :param verbose: the verbosity of the algorithm's own log
     :param plot: whether to draw the learning curve
+    :param print_cuts: whether the pruning callback prints its table
     :return: the report, as in ``report.json``
     """
     directory = Path(directory)
     # First what can fail early
     write_text(directory / agents.CONFIG, to_yaml(config))
-    callbacks: list[BaseCallback] = [] if config.pruning is None else [build_pruning_callback(config.pruning)]
+    callbacks: list[BaseCallback] = []
+    if config.pruning is not None:
+        callbacks = [build_pruning_callback({"verbose": int(print_cuts)} | config.pruning)]
 
     env = build_env(config, seed)
     model = build_model(config, env, seed)

@@ -176,7 +176,7 @@ def run_cell(sweep: Sweep, cell: Cell) -> dict[str, Any]:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rl_crop-")))
         else:
             directory = sweep.keep_runs / cell.name
-        report = run(config, directory, cell.seed, plot=sweep.keep_runs is not None)
+        report = run(config, directory, cell.seed, plot=sweep.keep_runs is not None, print_cuts=False)
     identity = {"task": cell.task, "arm": cell.arm, "sparsity": cell.sparsity, "hash": cell.hash}
     result = identity | report | {"config": config.to_dict()}
     write_json(sweep.result_path(cell), result)
