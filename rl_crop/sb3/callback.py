@@ -66,7 +66,7 @@ class PruningCallback(BaseCallback):
         batch_size: int = BATCH_SIZE,
         when: str | float | int = "lazy",
         until: float | int = 0.3,
-        earliest: float | int = 0.05,
+        earliest: float | int = 0.1,
         latest: float | int = 0.3,
         seed: int | None = None,
         on_error: str = "raise",
