@@ -1,0 +1,113 @@
+"""What a cut does to the functions of an agent at once, before any further training, on data that was not scored."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.utils import obs_as_tensor
+
+from rl_crop import prune_policy
+from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, collect, rollout_samples, split
+from rl_crop.sb3.prune import entropy_coefficient
+
+
+def explained_variance(targets: np.ndarray, predictions: np.ndarray) -> float:
+    """
+    1 − Σ‖y − ŷ‖² / Σ‖y − ȳ‖², the mean ȳ taken by dimension.
+
+    :param targets: y, shape (n, dimensions)
+    :param predictions: ŷ, of the same shape
+    :return: 1 where they are equal, 0 where ŷ is as good as the mean, without a lower bound
+    """
+    return float(1.0 - ((targets - predictions) ** 2).sum() / ((targets - targets.mean(0)) ** 2).sum())
+
+
+def outputs(policy: BasePolicy, observations: Any, actions: Any) -> dict[str, np.ndarray]:
+    """
+    What the networks of a policy compute.
+
+    :param policy: of PPO, A2C or SAC
+    :param observations: a batch
+    :param actions: as the policy outputs them, for critics that take them
+    :return: ``action``: means before squashing, or log-probabilities where actions are discrete; ``value``: values, or those
+        of every critic
+    """
+    with th.no_grad():
+        if isinstance(policy, ActorCriticPolicy):
+            distribution: Any = policy.get_distribution(observations)
+            discrete = isinstance(policy.action_space, spaces.Discrete)
+            action = distribution.distribution.logits if discrete else distribution.distribution.mean
+            value = policy.predict_values(observations)
+        else:
+            action = policy.actor.get_action_dist_params(observations)[0]  # type: ignore[operator, union-attr]
+            value = th.cat(policy.critic(observations, actions), dim=1)  # type: ignore[operator]
+    return {"action": action.double().numpy(), "value": value.double().numpy()}
+
+
+def measure(
+    model: BaseAlgorithm,
+    sparsities: Sequence[float],
+    criteria: Sequence[str],
+    compensations: Sequence[str],
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """
+    Cut copies of an agent in every way asked for and compare them with it on other data.
+
+    :param model: a trained agent with its environment
+    :param sparsities: of actor and critic
+    :param criteria: by name
+    :param compensations: by name
+    :param seed: of the data
+    :return: one row a combination: ``action`` and ``value`` are explained variances
+    """
+    scored, held_out = two_halves(model, N_BATCHES * BATCH_SIZE, seed)
+    observations = th.cat([obs_as_tensor(batch.observations, model.device) for batch in held_out])
+    actions = th.cat([batch.actions for batch in held_out])
+    dense = outputs(model.policy, observations, actions)
+    coefficients = {"gamma": model.gamma, "ent_coef": entropy_coefficient(model)}  # type: ignore[attr-defined]
+    rows = []
+    for sparsity in sparsities:
+        for criterion in criteria:
+            for compensation in compensations:
+                policy = copy.deepcopy(model.policy)
+                report = prune_policy(
+                    policy, sparsity, batches=scored, criterion=criterion, compensation=compensation, **coefficients
+                )
+                cut = outputs(policy, observations, actions)
+                rows.append(
+                    {
+                        "sparsity": sparsity,
+                        "criterion": criterion,
+                        "compensation": compensation,
+                        **{name: explained_variance(dense[name], cut[name]) for name in dense},
+                        "widths": {name: after for name, (_, after) in report.widths.items()},
+                        "seconds": report.seconds,
+                    }
+                )
+    return rows
+
+
+def two_halves(model: BaseAlgorithm, n_samples: int, seed: int) -> tuple[list[Any], list[Any]]:
+    """
+    Disjoint data of an agent: new rollouts, or different transitions of its replay buffer.
+
+    :param model: the agent
+    :param n_samples: transitions in each half
+    :param seed: of the choice
+    :return: two lists of batches
+    """
+    if isinstance(model, OnPolicyAlgorithm):
+        samples = rollout_samples(collect(model, 2 * n_samples, seed), 2 * n_samples, seed)
+        batches = split(samples, BATCH_SIZE)
+    else:
+        buffer: Any = model.replay_buffer  # type: ignore[attr-defined]
+        index = np.random.default_rng(seed).permutation(buffer.size())[: 2 * n_samples]
+        batches = [buffer._get_samples(part) for part in np.split(index, 2 * n_samples // BATCH_SIZE)]
+    return batches[: len(batches) // 2], batches[len(batches) // 2 :]

@@ -1,0 +1,55 @@
+"""When the automatic triggers would cut a run, found by watching a dense one."""
+
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from rl_crop.sb3.prune import plan_policy_pruning, prunable_parameters
+from rl_crop.sb3.timing import TRIGGERS, Timetable
+
+
+class PruneTimeRecorder(BaseCallback):
+    """
+    Follows both triggers as ``PruningCallback`` does, cuts nothing, and ends training once both have fired.
+
+    :param sparsity: of the proposals that the early pruning indicator compares
+    :param earliest: no cut before this share of the budget
+    :param latest: a cut at this share of the budget at the latest
+    :param n_timesteps: the budget
+    """
+
+    def __init__(self, sparsity: float, earliest: float, latest: float, n_timesteps: int) -> None:
+        super().__init__()
+        self.sparsity = sparsity
+        self.timetables = {rule: Timetable(rule, latest, earliest, latest, 1, 0, n_timesteps) for rule in TRIGGERS}
+        self.fired: dict[str, dict[str, Any]] = {}
+        self._next_check = 0
+
+    def _on_training_start(self) -> None:
+        for timetable in self.timetables.values():
+            timetable.watch(prunable_parameters(self.model))
+
+    def _on_rollout_start(self) -> None:
+        if not isinstance(self.model, OnPolicyAlgorithm):
+            self._check()
+
+    def _on_rollout_end(self) -> None:
+        if isinstance(self.model, OnPolicyAlgorithm):
+            self._check()
+
+    def _on_step(self) -> bool:
+        return len(self.fired) < len(self.timetables)
+
+    def _check(self) -> None:
+        if self.num_timesteps < self._next_check:
+            return
+        interval = next(iter(self.timetables.values())).interval(isinstance(self.model, OnPolicyAlgorithm))
+        self._next_check = self.num_timesteps + interval
+        for rule, timetable in self.timetables.items():
+            if rule not in self.fired and timetable.check(self.num_timesteps, self._proposal):
+                self.fired[rule] = {"timesteps": self.num_timesteps, "decided_by": timetable.decided_by}
+
+    def _proposal(self) -> dict[str, int]:
+        plan = plan_policy_pruning(self.model, self.sparsity, criterion="magnitude", compensation="none")
+        return plan.widths_after
