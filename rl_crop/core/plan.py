@@ -135,11 +135,14 @@ class PruningPlan:
                     with Transaction() as own:
                         notes = self._cut(own)
         widths = {name: (before, self.widths_after[name]) for name, before in self.widths_before.items()}
-        return PruningReport(
+        report = PruningReport(
             self.n_params_before, self.n_params_after, dict(self.sparsity), self.flops_before, self.flops_after, widths,
             dict(self.graph.untouched), self.seconds + time.perf_counter() - start, self.settings.criterion_name,
             self.settings.compensation, notes,
         )  # fmt: skip
+        if transaction is None:
+            self.subject.applied(report)
+        return report
 
     def _cut(self, transaction: Transaction) -> tuple[str, ...]:
         subject, kind = self.subject, self.settings.compensation
@@ -200,7 +203,7 @@ def make_plan(subject: Subject, sparsity: Target, settings: Settings) -> Pruning
 def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> UnitGraph:
     """:return: the units of a subject, found by running it on a few observations."""
     runs = [lambda run=run: run(TRACE_BATCH) for run in subject.trained.runs.values()]  # type: ignore[misc]
-    whole = (*subject.whole, *ignore)
+    whole = dict(subject.whole) | dict.fromkeys(ignore, "ignored on request")
     return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, subject.ties)
 
 
@@ -214,11 +217,16 @@ def sparsity_by_network(sparsity: Target, names: list[str], scope: str) -> dict[
             raise PruningError("scope='global' has one budget: give one sparsity, not one a network.")
     elif not names:
         raise PruningError("The model has no layer whose units can be removed; nothing was pruned.")
-    targets = dict(sparsity) if isinstance(sparsity, Mapping) else dict.fromkeys(names, sparsity)
-    for name, value in targets.items():
+    check_sparsity(sparsity)
+    return dict(sparsity) if isinstance(sparsity, Mapping) else dict.fromkeys(names, sparsity)
+
+
+def check_sparsity(sparsity: Any) -> None:
+    """:raises PruningError: it is neither a number in [0, 1) nor a mapping from network to such numbers."""
+    for name, value in (sparsity if isinstance(sparsity, Mapping) else {"": sparsity}).items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise PruningError(f"sparsity of {name} is {value!r}: it must be a number in [0, 1), such as 0.9 for 90 %.")
-    return targets
+            what = f"sparsity of {name}" if name else "sparsity"
+            raise PruningError(f"{what} is {value!r}: it must be a number in [0, 1), such as 0.9 for 90 %.")
 
 
 class _Activations:

@@ -1,10 +1,10 @@
 """Several cuts as one: the steps of an iterative event, undone together when one of them fails."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import PruningPlan, Target
+from rl_crop.core.plan import PruningPlan, Target, check_sparsity
 from rl_crop.core.report import PruningReport
 from rl_crop.core.schedules import halving_sparsities, relative_sparsity
 from rl_crop.core.surgery import Transaction
@@ -14,25 +14,21 @@ STEPPED = ("one_shot", "iterative")
 
 def step_targets(sparsity: Target, schedule: str) -> list[Target]:
     """
-    What each step of one event removes of the network as it then is.
+    What is gone after each step of one event, of the network as it was before it.
 
     :param sparsity: of the whole event.
     :param schedule: ``"one_shot"`` or ``"iterative"`` (half of what is left to remove, at each of six steps, then the rest).
-    :raises PruningError: another schedule.
+    :raises PruningError: another schedule, or a sparsity that is not in [0, 1).
     """
     if schedule not in STEPPED:
         raise PruningError(f"schedule={schedule!r} is not one of {list(STEPPED)}.")
+    check_sparsity(sparsity)
     if schedule == "one_shot":
         return [sparsity]
-    if isinstance(sparsity, (int, float)):
-        return list(_relative(float(sparsity)))
-    columns = {name: _relative(share) for name, share in sparsity.items()}
+    if not isinstance(sparsity, Mapping):
+        return list(halving_sparsities(sparsity))
+    columns = {name: halving_sparsities(share) for name, share in sparsity.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _relative(sparsity: float) -> list[float]:
-    reached = [0.0, *halving_sparsities(sparsity)] if sparsity else [0.0] * 8
-    return [relative_sparsity(later, earlier) for earlier, later in zip(reached, reached[1:], strict=False)]
 
 
 def apply_steps(
@@ -41,17 +37,33 @@ def apply_steps(
     """
     Plan and apply one step after the other; all of them, or none.
 
-    :param plan_for: makes the plan of a step.
-    :param targets: what each step removes.
+    :param plan_for: makes the plan of a step, given what it removes of the network as it then is.
+    :param targets: what is gone after each step, of the network as it was at first.
     :param first: the plan of the first step, where it has been made already.
     :return: one report over all steps.
     """
     reports = []
+    left: dict[str, float] = {}
     with Transaction() as transaction:
         for number, target in enumerate(targets):
-            plan = first if number == 0 and first is not None else plan_for(target)
+            plan = first if number == 0 and first is not None else plan_for(_rest(target, left))
             reports.append(plan.apply(transaction))
+            for name, share in plan.budget_sparsity.items():
+                left[name] = left.get(name, 1.0) * (1.0 - share)
     return merge_reports(reports)
+
+
+def _rest(target: Target, left: Mapping[str, float]) -> Target:
+    """A step starts from what the earlier ones really removed, so that their overshoots do not add up."""
+
+    def more(share: float, left: float) -> float:
+        return relative_sparsity(share, 1.0 - left) if 1.0 - left < share else 0.0
+
+    if isinstance(target, Mapping):
+        return {name: more(share, left.get(name, 1.0)) for name, share in target.items()}
+    if not left or "total" in left:
+        return more(target, left.get("total", 1.0))
+    return {name: more(target, share) for name, share in left.items()}
 
 
 def merge_reports(reports: Sequence[PruningReport]) -> PruningReport:

@@ -81,9 +81,10 @@ class Subject:
     :param mirrors: copies cut at the same indices, each compensated on its own activations.
     :param has_observations: whether the runs are made on real observations, or only on inputs of the right shape.
     :param ties: pairs of (tensor, axis) that hold the same units although no call joins them.
-    :param whole: modules left whole, as if named in ``ignore``.
+    :param whole: modules left whole, as if named in ``ignore``, with the reason.
     :param optimizers: whose state is cut along.
     :param after_cut: called with the transaction once everything has its new shape.
+    :param applied: called with the report of a plan that was applied by itself.
     """
 
     root: nn.Module
@@ -92,9 +93,10 @@ class Subject:
     mirrors: tuple[Copy, ...] = ()
     has_observations: bool = True
     ties: tuple[tuple[tuple[str, int], tuple[str, int]], ...] = ()
-    whole: tuple[str, ...] = ()
+    whole: Mapping[str, str] = field(default_factory=dict)
     optimizers: tuple[th.optim.Optimizer, ...] = ()
     after_cut: Callable[[Transaction], None] = field(default=lambda transaction: None)
+    applied: Callable[[Any], None] = field(default=lambda report: None)
 
     @property
     def copies(self) -> tuple[Copy, ...]:

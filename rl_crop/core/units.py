@@ -92,7 +92,7 @@ def find_units(
     tensors: Mapping[str, th.Tensor],
     forwards: Sequence[Callable[[], object]],
     batch_size: int,
-    ignore: Iterable[str] = (),
+    ignore: Mapping[str, str] | Iterable[str] = (),
     ties: Iterable[tuple[tuple[str, int], tuple[str, int]]] = (),
 ) -> UnitGraph:
     """
@@ -103,7 +103,7 @@ def find_units(
     :param forwards: functions without arguments that run parts of the model on real inputs and return
         what is an output (never cut).
     :param batch_size: number of observations in those inputs.
-    :param ignore: modules (by name, or a prefix of it) whose own units stay whole.
+    :param ignore: modules (by name, or a prefix of it) whose own units stay whole; a mapping gives the reasons.
     :param ties: pairs of (tensor name, axis) that hold the same units although no call joins them
         (twin critics, the rows of a state-dependent ``log_std``).
     :raises PruningError: an ignored module does not exist.
@@ -118,7 +118,8 @@ def find_units(
             raise PruningError(f"ignore={ignored!r} is not a module of the model; its modules are {sorted(modules)}.")
         for name in tracer.producer_axis:
             if module_of(name) == ignored or name.startswith(f"{ignored}."):
-                tracer.freeze(tracer.axes_of[name][0], "ignored on request")
+                why = ignore[ignored] if isinstance(ignore, Mapping) else "ignored on request"
+                tracer.freeze(tracer.axes_of[name][0], why)
     for (first, first_axis), (second, second_axis) in ties:
         tracer.tie(tracer.axes_of[first][first_axis], tracer.axes_of[second][second_axis], "is tied to another size")
     return _build(tracer, tensors, batch_size)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
@@ -24,7 +25,8 @@ class PolicyNetworks:
 
     :param modules: by network, the modules whose parameters it owns (parameters may be given as they are).
     :param forwards: by network, a function of (observations, actions) that returns its outputs.
-    :param targets: by network, the target copy of (module) and the function that runs it.
+    :param targets: by network, the module that is followed, its target and the function that runs the target.
+    :param losses: by network, the objective of a batch.
     :param whole: modules that are left whole, with the reason.
     :param ties: slices that are one unit although no call joins them.
     """
@@ -33,28 +35,34 @@ class PolicyNetworks:
     forwards: Mapping[str, Callable[[Any, Any], Any]]
     losses: Mapping[str, Objective]
     targets: Mapping[str, tuple[nn.Module, nn.Module, Callable[[Any, Any], Any]]] = field(default_factory=dict)
-    whole: Sequence[nn.Module] = ()
+    whole: Mapping[nn.Module, str] = field(default_factory=dict)
     ties: Sequence[Tie] = ()
 
 
-def describe(policy: BasePolicy, gamma: float, ent_coef: float, vf_coef: float = 0.5) -> PolicyNetworks:
+def describe(policy: BasePolicy, gamma: float, ent_coef: float) -> PolicyNetworks:
     """
     :param policy: an SB3 policy.
     :param gamma: discount factor.
     :param ent_coef: weight of the entropy.
-    :param vf_coef: weight of the value loss in the joint loss.
     :return: its parts.
     :raises PruningError: this kind of policy is not supported.
     """
     for kind, function in ADAPTERS.items():
         if isinstance(policy, kind):
-            return function(policy, gamma, ent_coef, vf_coef)
+            return function(policy, gamma, ent_coef)
     supported = ", ".join(kind.__name__ for kind in ADAPTERS)
     raise PruningError(f"{type(policy).__name__} is not supported: rl_crop prunes {supported}. Nothing was changed.")
 
 
-def _actor_critic(policy: ActorCriticPolicy, gamma: float, ent_coef: float, vf_coef: float) -> PolicyNetworks:
-    extractors = list({id(m): m for m in (policy.pi_features_extractor, policy.vf_features_extractor)}.values())
+EXTRACTOR = "a features extractor is left whole: its widths have no place in policy_kwargs"
+
+
+def _actor_critic(policy: ActorCriticPolicy, gamma: float, ent_coef: float) -> PolicyNetworks:
+    if type(policy.mlp_extractor) is not MlpExtractor or hasattr(policy, "lstm_actor"):
+        raise PruningError(
+            f"{type(policy).__name__} is not supported: its hidden layers are not those of a plain MlpExtractor, so their new "
+            f"widths could not be written into net_arch. Nothing was changed."
+        )
     ties: list[Tie] = []
     if policy.use_sde:  # one row of log_std for every latent feature
         ties = [(("action_net.weight", 1), ("log_std", 0))]
@@ -71,12 +79,12 @@ def _actor_critic(policy: ActorCriticPolicy, gamma: float, ent_coef: float, vf_c
             "actor": lambda batch: objectives.policy_gradient_loss(policy, batch, ent_coef),
             "critic": lambda batch: objectives.value_loss(policy, batch),
         },
-        whole=extractors,
+        whole=dict.fromkeys((policy.pi_features_extractor, policy.vf_features_extractor), EXTRACTOR),
         ties=ties,
     )
 
 
-def _soft_actor_critic(policy: SACPolicy, gamma: float, ent_coef: float, vf_coef: float) -> PolicyNetworks:
+def _soft_actor_critic(policy: SACPolicy, gamma: float, ent_coef: float) -> PolicyNetworks:
     actor, critic, target = policy.actor, policy.critic, policy.critic_target
     heads = [actor.mu, actor.log_std]
 
@@ -96,7 +104,7 @@ def _soft_actor_critic(policy: SACPolicy, gamma: float, ent_coef: float, vf_coef
             "critic": lambda batch: objectives.soft_critic_loss(policy, batch, gamma, ent_coef),
         },
         targets={"critic": (critic, target, lambda observations, actions: target(observations, actions))},
-        whole=[actor.features_extractor, critic.features_extractor],
+        whole=dict.fromkeys((actor.features_extractor, critic.features_extractor), EXTRACTOR),
         ties=ties,
     )
 

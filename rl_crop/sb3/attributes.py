@@ -38,7 +38,8 @@ def rewrite_sizes(transaction: Transaction, policy: BasePolicy, model: BaseAlgor
     arch = architecture(policy)
     transaction.set_attribute(policy, "net_arch", arch)
     if model is not None:
-        transaction.set_item(model.policy_kwargs, "net_arch", arch)
+        # A new dictionary: the old one is the user's own, who may build other agents with it.
+        transaction.set_attribute(model, "policy_kwargs", {**model.policy_kwargs, "net_arch": arch})
     if isinstance(policy, ActorCriticPolicy):
         for name, key in (("latent_dim_pi", "pi"), ("latent_dim_vf", "vf")):
             if arch[key]:

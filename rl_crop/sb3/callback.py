@@ -1,11 +1,11 @@
 """Early pruning while an agent trains: when to look, when to cut, what to log."""
 
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -13,9 +13,10 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan, Settings
 from rl_crop.core.report import PruningReport
 from rl_crop.core.schedules import SCHEDULES
-from rl_crop.core.steps import apply_steps, step_targets
+from rl_crop.core.steps import apply_steps, merge_reports, step_targets
+from rl_crop.sb3.best_models import keep_dense_best
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, replay_batches
-from rl_crop.sb3.prune import plan_policy_pruning, prunable_parameters, remember
+from rl_crop.sb3.prune import plan_policy_pruning, prunable_parameters, remember, target_by_network
 from rl_crop.sb3.timing import Timetable
 
 SOURCE = "PruningCallback"
@@ -26,8 +27,9 @@ class PruningCallback(BaseCallback):
     Prunes an agent early in training; every argument is a plain YAML value.
 
     On-policy agents are scored at the end of a rollout and cut before the next one, so that the pruned policy
-    trains on its own data; off-policy agents are scored on replay samples. The event is recorded in
-    ``model.pruning_history``, and an event that is recorded there is not repeated after a resume.
+    trains on its own data; off-policy agents are scored on replay samples, never before ``learning_starts``. The event
+    is recorded in ``model.pruning_history``, and an event of the same networks that is recorded there is not repeated
+    after a resume. In a list of callbacks its place does not matter; inside another callback it does not work.
 
     :param sparsity: share of each network's prunable parameters to remove, in [0, 1): one number, or by network.
     :param criterion: name of the criterion, or a function of a ``Scoring``.
@@ -44,7 +46,7 @@ class PruningCallback(BaseCallback):
     :param when: ``"lazy"`` (the weights have entered the lazy regime), ``"epi"`` (the proposed widths are stable), a
         float in [0, 1) as a share of the training budget, or an int of at least 1 in timesteps.
     :param until: when the last event of a gradual schedule comes; units as for ``when``.
-    :param earliest: no event before this time; same units.
+    :param earliest: ``"lazy"`` and ``"epi"`` cut at this time at the earliest; same units.
     :param latest: ``"lazy"`` and ``"epi"`` cut at this time at the latest; same units.
     :param seed: of everything random; the model's own by default.
     :param on_error: what happens when the event is impossible until ``latest``: ``"raise"`` or ``"warn"``.
@@ -55,7 +57,7 @@ class PruningCallback(BaseCallback):
         self,
         sparsity: float | Mapping[str, float] = 0.9,
         criterion: Any = "crop",
-        networks: list[str] | None = None,
+        networks: str | list[str] | None = None,
         scope: str = "network",
         budget: str = "params",
         compensation: str = "least_squares",
@@ -84,49 +86,68 @@ class PruningCallback(BaseCallback):
         self.when, self.until, self.earliest, self.latest = when, until, earliest, latest
         self.seed = seed
         self.on_error = on_error
-        self.memory = RolloutMemory(n_batches * batch_size)
+        self.memory = RolloutMemory(0)
         self.timetable: Timetable | None = None
         self._plan: PruningPlan | None = None
         self._batches: list[Any] = []
-        self._next_check = 0
+        self._own: frozenset[str] = frozenset()
+        self._next_check = self._retry_at = 0
 
     def _on_training_start(self) -> None:
         """Whatever is wrong with the arguments raises here, before the first step."""
+        self.timetable, self._plan, self._batches = None, None, []  # nothing of an earlier run
+        self._next_check = self._retry_at = 0
+        self._check_arguments()
+        self.memory = RolloutMemory(self.n_batches * self.batch_size)
+        self._seed = self.seed if self.seed is not None else (self.model.seed or 0)
+        watched = prunable_parameters(self.model)
+        given = target_by_network(self.sparsity, self.networks)
+        self._own = frozenset(given if isinstance(given, Mapping) else watched)
+        learning_starts = 0 if self._on_policy else max(getattr(self.model, "learning_starts", 0), 1)
+        timetable = Timetable(
+            self.when, self.until, self.earliest, self.latest, self.n_events, self.num_timesteps, self._budget,
+            learning_starts, self._events(),
+        )  # fmt: skip
+        if timetable.finished:
+            self.logger.info("The agent has been pruned already (model.pruning_history): it is not pruned again.")
+            return
+        self.timetable = timetable
+        # A plan that needs no data shows whether networks and sparsity are possible.
+        self._proposal()
+        timetable.watch({name: tensors for name, tensors in watched.items() if name in self._own})
+        if not hasattr(self.model, "pruning_history"):
+            self.model.pruning_history = []  # type: ignore[attr-defined]
+
+    def _check_arguments(self) -> None:
+        if self.parent is not None:
+            raise PruningError("PruningCallback hears of no rollout inside another callback: put it beside it, in a list.")
         Settings(**self.settings)
+        target_by_network(self.sparsity, self.networks)
         for name, value, allowed in (("schedule", self.schedule, SCHEDULES), ("on_error", self.on_error, ("raise", "warn"))):
             if value not in allowed:
                 raise PruningError(f"{name}={value!r} is not one of {list(allowed)}.")
         for name in ("n_events", "n_batches", "batch_size"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise PruningError(f"{name}={getattr(self, name)!r} must be an integer of at least 1.")
-        if not hasattr(self.model, "pruning_history"):
-            self.model.pruning_history = []  # type: ignore[attr-defined]
-        start = self.num_timesteps
-        self.timetable = Timetable(self.when, self.until, self.earliest, self.latest, self.n_events, start, self._budget)
-        self.timetable.n_done = len(self._events())
-        self._seed = self.seed if self.seed is not None else (self.model.seed or 0)
-        self._plan, self._batches = None, []
-        if self.timetable.finished:
-            self.logger.info("The agent has been pruned already (model.pruning_history): it is not pruned again.")
-            return
-        # A plan that needs no data shows whether networks and sparsity are possible.
-        self._proposal(self._targets(self.timetable.n_events - 1))
-        self.timetable.watch(prunable_parameters(self.model))
-        self._next_check = 0
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise PruningError(f"{name}={value!r} must be an integer of at least 1.")
 
     @property
     def _budget(self) -> int:
         return self.model._total_timesteps
 
+    @property
+    def _on_policy(self) -> bool:
+        return isinstance(self.model, OnPolicyAlgorithm)
+
     def _on_rollout_start(self) -> None:
+        if not self._on_policy:
+            self._look()
         if self._plan is not None:
-            self._cut()
-        elif not isinstance(self.model, OnPolicyAlgorithm) and self._look():
-            self._cut()
+            self._attempt(self._cut)
 
     def _on_rollout_end(self) -> None:
-        if isinstance(self.model, OnPolicyAlgorithm) and self.timetable is not None and not self.timetable.finished:
-            self.memory.add(self.model.rollout_buffer, self._seed + self.num_timesteps)
+        if self._on_policy and self.timetable is not None and not self.timetable.finished:
+            self.memory.add(self.model.rollout_buffer, self._seed + self.num_timesteps)  # type: ignore[attr-defined]
             self._look()
 
     def _on_step(self) -> bool:
@@ -136,41 +157,49 @@ class PruningCallback(BaseCallback):
         """An event still pending happens now; of a gradual schedule, all that is left at once."""
         if self.timetable is None or self.timetable.finished:
             return
-        if self._plan is None:
+        if self._plan is None or self._event() < self.n_events - 1:
             self.timetable.finish()
-            self._prepare(last_chance=True)
+            self._attempt(self._prepare, last_chance=True)
         if self._plan is not None:
-            self._cut()
+            self._attempt(self._cut, last_chance=True)
 
-    def _look(self) -> bool:
-        """Check the timetable, and score if an event is due; whether there is a plan to apply."""
-        assert self.timetable is not None
-        if self.timetable.finished or self.num_timesteps < self._next_check:
-            return False
-        self._next_check = self.num_timesteps + self.timetable.interval(isinstance(self.model, OnPolicyAlgorithm))
-        due = self.timetable.check(self.num_timesteps, lambda: self._proposal(self._targets(-1)).widths_after)
-        for name, value in self.timetable.readings().items():
+    def _look(self) -> None:
+        """Check the timetable, and score if an event is due."""
+        now, timetable = self.num_timesteps, self.timetable
+        if timetable is None or timetable.finished or now < self._retry_at:
+            return
+        regular = now >= self._next_check
+        if not regular and not timetable.reached(now):
+            return
+        if regular:
+            self._next_check = now + timetable.interval(self._on_policy)
+        due = timetable.check(now, lambda: self._proposal().widths_after, regular)
+        for name, value in timetable.readings().items():
             self.logger.record(f"pruning/{name}", value)
         if due:
-            self._prepare(last_chance=self.num_timesteps >= self.timetable.deadline())
-        return self._plan is not None
+            self._attempt(self._prepare)
 
-    def _prepare(self, last_chance: bool) -> None:
-        """Score and plan; what fails for want of data is tried again until the deadline."""
+    def _attempt(self, action: Callable[[], None], last_chance: bool = False) -> None:
+        """Do one part of an event; what fails for want of data is tried again until the deadline."""
+        assert self.timetable is not None
         try:
-            self._batches = self._data()
-            targets = step_targets(self._targets(self._event()), self._steps())
-            self._plan = self._plan_for(targets[0])
+            action()
         except PruningError as error:
             self._plan = None
-            if last_chance and self.on_error == "raise":
-                raise
-            if last_chance and self.timetable is not None:
+            self._retry_at = self.num_timesteps + self.timetable.interval(self._on_policy)
+            if last_chance or self.num_timesteps >= self.timetable.deadline():
+                if self.on_error == "raise":
+                    raise
                 self.timetable.give_up()
             warnings.warn(f"No pruning at {self.num_timesteps} steps: {error}", stacklevel=2)
 
+    def _prepare(self) -> None:
+        """Score and plan (of an iterative event, the first step)."""
+        self._batches = self._data()
+        self._plan = self._plan_for(step_targets(self._targets(self._event()), self._steps())[0])
+
     def _data(self) -> list[Any]:
-        if isinstance(self.model, OnPolicyAlgorithm):
+        if self._on_policy:
             return self.memory.batches(self.batch_size)
         learning_starts = getattr(self.model, "learning_starts", 0)
         if self.num_timesteps < learning_starts:
@@ -188,9 +217,7 @@ class PruningCallback(BaseCallback):
     def _targets(self, event: int) -> float | dict[str, float]:
         """What an event removes of the network as it is now, given what earlier events removed."""
         assert self.timetable is not None
-        given = self.sparsity
-        if self.networks is not None and not isinstance(given, Mapping):
-            given = dict.fromkeys(self.networks, given)
+        given = target_by_network(self.sparsity, self.networks)
         reached = self._events()[-1]["reached"] if self._events() else {}
         if isinstance(given, Mapping):
             return {name: self.timetable.share(event, share, reached.get(name, 0.0)) for name, share in given.items()}
@@ -201,14 +228,15 @@ class PruningCallback(BaseCallback):
     def _plan_for(self, target: Any) -> PruningPlan:
         return plan_policy_pruning(self.model, target, batches=self._batches, seed=self._seed + self._event(), **self.settings)
 
-    def _proposal(self, target: Any) -> PruningPlan:
-        """What magnitude would leave: needs no data and is cheap."""
+    def _proposal(self) -> PruningPlan:
+        """What magnitude would leave in the end: needs no data and is cheap."""
         settings = self.settings | {"criterion": "magnitude", "compensation": "none"}
-        return plan_policy_pruning(self.model, target, **settings)
+        return plan_policy_pruning(self.model, self._targets(self.n_events - 1), **settings)
 
     def _events(self) -> list[dict[str, Any]]:
+        """Events of the same networks by this callback, or by one like it before a resume."""
         history = getattr(self.model, "pruning_history", [])
-        return [entry for entry in history if entry.get("source") == SOURCE]
+        return [entry for entry in history if entry.get("source") == SOURCE and self._own & set(entry["networks"])]
 
     def _cut(self) -> None:
         assert self._plan is not None and self.timetable is not None
@@ -229,21 +257,24 @@ class PruningCallback(BaseCallback):
                 remaining[name] = remaining.get(name, 1.0) * (1.0 - share)
         reached = {name: 1.0 - share for name, share in remaining.items()}
         remember(
-            self.model, report, source=SOURCE, event=event, n_events=self.n_events,
+            self.model, report, source=SOURCE, networks=sorted(self._own), event=event, n_events=self.n_events,
             decided_by=self.timetable.decided_by, reached=reached,
         )  # fmt: skip
         self.memory.clear()
+        self._batches = []
         self.timetable.done()
-        self._announce(report, reached)
-        for callback in _walk(self.locals.get("callback")):
-            if isinstance(callback, EvalCallback):
-                _keep_dense_best(callback)
+        self._announce(reached)
+        keep_dense_best(self.locals.get("callback"), event)
 
-    def _announce(self, report: PruningReport, reached: Mapping[str, float]) -> None:
+    def _announce(self, reached: Mapping[str, float]) -> None:
+        """Log and print what is gone in all, of the agent as it was before its first event."""
+        names = [item.name for item in fields(PruningReport)]
+        events = self._events()
+        report = merge_reports([PruningReport(**{name: entry[name] for name in names}) for entry in events])
         self.logger.record("pruning/sparsity", report.sparsity["total"])
         self.logger.record("pruning/n_params", report.n_params_after)
         self.logger.record("pruning/flops", report.flops_after)
-        self.logger.record("pruning/seconds", report.seconds)
+        self.logger.record("pruning/seconds", events[-1]["seconds"])
         for name, (_, after) in report.widths.items():
             self.logger.record(f"pruning/units/{name}", after)
         assert self.timetable is not None
@@ -251,21 +282,3 @@ class PruningCallback(BaseCallback):
             gone = ", ".join(f"{name} {share:.1%}" for name, share in reached.items())
             print(f"Pruned at {self.num_timesteps:,} steps ({self.timetable.decided_by}); gone in all: {gone}")
             print(report)
-
-
-def _walk(callback: Any) -> list[BaseCallback]:
-    """A callback and all its children."""
-    if isinstance(callback, CallbackList):
-        return [found for child in callback.callbacks for found in _walk(child)]
-    if isinstance(callback, EventCallback):
-        return [callback, *_walk(callback.callback)]
-    return [callback] if isinstance(callback, BaseCallback) else []
-
-
-def _keep_dense_best(callback: EvalCallback) -> None:
-    """The best model so far is the unpruned one: it keeps a name of its own, and counting starts again."""
-    callback.best_mean_reward = -float("inf")
-    if callback.best_model_save_path is not None:
-        best = Path(callback.best_model_save_path) / "best_model.zip"
-        if best.exists():
-            best.replace(best.with_name("best_model_dense.zip"))

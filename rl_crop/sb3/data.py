@@ -1,6 +1,8 @@
 """Scoring data of an agent: its own rollouts or replay samples, normalised as in training, without moving a generator."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +14,11 @@ from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutBufferSamples, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.rng import isolated_rng
+from rl_crop.core.rng import eval_mode, isolated_rng
+from rl_crop.sb3.objectives import kept_noise
 
 N_BATCHES = 8
 BATCH_SIZE = 256
@@ -144,61 +148,81 @@ def agent_batches(model: BaseAlgorithm, n_batches: int, batch_size: int, seed: i
     if isinstance(model, OnPolicyAlgorithm):
         buffer = model.rollout_buffer
         if not buffer.full:
-            buffer = _collect(model, n_batches * batch_size, seed)
+            buffer = collect(model, n_batches * batch_size, seed)
         return split(rollout_samples(buffer, n_batches * batch_size, seed), batch_size)
     if isinstance(model, OffPolicyAlgorithm):
         replay = model.replay_buffer
         if replay is None or replay.size() * replay.n_envs < batch_size:
-            replay = _collect(model, n_batches * batch_size, seed)
+            replay = collect(model, n_batches * batch_size, seed)
         return replay_batches(model, n_batches, batch_size, seed, replay)
     raise PruningError(f"{type(model).__name__} keeps no rollouts: give batches.")
 
 
-def _collect(model: Any, n_samples: int, seed: int) -> Any:
-    """Fill a buffer of its own with the agent's experience, leaving the agent's counters and statistics alone."""
+def collect(model: Any, n_samples: int, seed: int) -> Any:
+    """
+    Fill a buffer of its own with the agent's experience.
+
+    :param model: the agent.
+    :param n_samples: transitions, at least.
+    :param seed: of actions; the environment goes on with its own generator.
+    :return: the buffer, full. Only where the environment stands has changed.
+    :raises PruningError: there is no environment.
+    """
     env = model.get_env()
     if env is None:
         raise PruningError("The agent has no data and no environment: give batches, or load it with env=...")
-    normalize = model.get_vec_normalize_env()
-    kept = {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)}
-    training = None if normalize is None else normalize.training
-    statistics = None if normalize is None else normalize.returns.copy()
+    steps = max(-(-n_samples // env.num_envs), 1)
     silent: BaseCallback = ConvertCallback(None)
     silent.init_callback(model)
-    try:
-        with isolated_rng(seed):
+    with isolated_rng(seed), _unmoved(model):
+        if model._last_obs is None:
+            model._last_obs = env.reset()
+            model._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
+            if model.get_vec_normalize_env() is not None:
+                model._last_original_obs = model.get_vec_normalize_env().get_original_obs()
+        if isinstance(model, OnPolicyAlgorithm):
+            buffer = model.rollout_buffer_class(
+                steps, model.observation_space, model.action_space, device=model.device, gamma=model.gamma,
+                gae_lambda=model.gae_lambda, n_envs=env.num_envs, **model.rollout_buffer_kwargs,
+            )  # fmt: skip
+            model.collect_rollouts(env, silent, buffer, steps)
+            return buffer
+        if issubclass(model.replay_buffer_class, HerReplayBuffer):
+            raise PruningError("A hindsight replay buffer fills by whole episodes: train first, or give batches.")
+        replay = model.replay_buffer_class(
+            steps * env.num_envs, model.observation_space, model.action_space, device=model.device, n_envs=env.num_envs,
+            optimize_memory_usage=False, **model.replay_buffer_kwargs,
+        )  # fmt: skip
+        noise = copy.deepcopy(model.action_noise)
+        model.collect_rollouts(env, silent, TrainFreq(steps, TrainFrequencyUnit.STEP), replay, noise)
+        return replay
+
+
+@contextmanager
+def _unmoved(model: Any) -> Iterator[None]:
+    """Counters, statistics, modes and exploration noise of an agent are put back after a block that acts with it."""
+    kept = {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)}
+    normalize = model.get_vec_normalize_env()
+    training, returns = (normalize.training, normalize.returns.copy()) if normalize is not None else (None, None)
+    actor = getattr(model.policy, "actor", model.policy)
+    with eval_mode(model.policy), kept_noise(getattr(actor, "action_dist", None)):
+        try:
             if normalize is not None:
                 normalize.training = False
             model.ep_info_buffer, model.ep_success_buffer = _Discard(), _Discard()
-            if model._last_obs is None:
-                model._last_obs = env.reset()
-                model._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
-                if normalize is not None:
-                    model._last_original_obs = normalize.get_original_obs()
-            steps = max(-(-n_samples // env.num_envs), 1)
-            if isinstance(model, OnPolicyAlgorithm):
-                buffer = type(model.rollout_buffer)(
-                    steps, model.observation_space, model.action_space, device=model.device, gamma=model.gamma,
-                    gae_lambda=model.gae_lambda, n_envs=env.num_envs, **model.rollout_buffer_kwargs,
-                )  # fmt: skip
-                model.collect_rollouts(env, silent, buffer, steps)
-                return buffer
-            replay = type(model.replay_buffer)(
-                max(n_samples, env.num_envs), model.observation_space, model.action_space, device=model.device,
-                n_envs=env.num_envs, optimize_memory_usage=False,
-            )  # fmt: skip
-            model.collect_rollouts(env, silent, TrainFreq(steps, TrainFrequencyUnit.STEP), replay, model.action_noise)
-            return replay
-    finally:
-        # Where the environment stands (_last_obs) stays as it is now; everything else is put back.
-        for name, value in kept.items():
-            setattr(model, name, value)
-        if normalize is not None:
-            normalize.training = training
-            normalize.returns = statistics
+            model._total_timesteps = max(model._total_timesteps, 1)  # progress is computed by it
+            yield
+        finally:
+            for name, value in kept.items():
+                setattr(model, name, value)
+            if normalize is not None:
+                normalize.training, normalize.returns = training, returns
 
 
-_COUNTERS = ("num_timesteps", "ep_info_buffer", "ep_success_buffer", "_episode_num", "_current_progress_remaining", "_n_calls")
+_COUNTERS = (
+    "num_timesteps", "ep_info_buffer", "ep_success_buffer", "_episode_num", "_current_progress_remaining", "_n_calls",
+    "_total_timesteps",
+)  # fmt: skip
 
 
 class _Discard(list):
@@ -211,19 +235,27 @@ class _Discard(list):
         pass
 
 
-def as_samples(batch: Any) -> Any:
+def as_samples(batch: Any, device: th.device) -> Any:
     """
     A user's batch with attribute access.
 
     :param batch: SB3 samples, a mapping with their field names, or observations alone (a tensor or an array).
+    :param device: arrays become tensors there.
     :return: an object with ``observations`` and whatever else the batch holds.
+    :raises PruningError: it is none of these.
     """
+
+    def tensors(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: tensors(item) for key, item in value.items()}
+        return None if value is None else th.as_tensor(value, device=device)
+
     if isinstance(batch, Mapping) and "observations" in batch:
-        return SimpleNamespace(**{"discounts": None, **batch})
+        return SimpleNamespace(**tensors(batch))
     if hasattr(batch, "observations"):
         return batch
     if isinstance(batch, (th.Tensor, np.ndarray, Mapping)):
-        return SimpleNamespace(observations=batch)
+        return SimpleNamespace(observations=tensors(batch))
     raise PruningError(
         "A batch must be RolloutBufferSamples, ReplayBufferSamples, a mapping with their fields, or observations."
     )

@@ -49,10 +49,12 @@ def policy_gradient_loss(policy: ActorCriticPolicy, batch: Any, ent_coef: float)
     :param ent_coef: weight of the entropy.
     """
     needs(batch, "actions", "advantages")
-    actions = batch.actions.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else batch.actions
+    actions = batch.actions.reshape(len(batch.actions), *policy.action_space.shape)  # type: ignore[misc]
+    if isinstance(policy.action_space, spaces.Discrete):
+        actions = actions.long()
     distribution = policy._get_action_dist_from_latent(actor_latent(policy, batch.observations))
     log_prob = distribution.log_prob(actions)
-    advantages = batch.advantages
+    advantages = batch.advantages.flatten()
     if len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     # Ratio 1 in value, the policy gradient in its derivative: data need not be of the policy of this very moment.
@@ -68,19 +70,24 @@ def value_loss(policy: ActorCriticPolicy, batch: Any) -> th.Tensor:
 
 
 @contextmanager
-def fresh_noise(actor: Any) -> Iterator[None]:
-    """State-dependent exploration noise is drawn anew for a loss, as in training, and put back afterwards."""
-    if not actor.use_sde:
-        yield
-        return
-    distribution = actor.action_dist
-    kept = {name: getattr(distribution, name) for name in ("exploration_mat", "exploration_matrices", "weights_dist")}
-    actor.reset_noise()
+def kept_noise(distribution: Any) -> Iterator[None]:
+    """State-dependent exploration noise that a block draws is put back afterwards."""
+    names = ("exploration_mat", "exploration_matrices", "weights_dist")
+    kept = {name: getattr(distribution, name) for name in names if hasattr(distribution, name)}
     try:
         yield
     finally:
         for name, value in kept.items():
             setattr(distribution, name, value)
+
+
+@contextmanager
+def fresh_noise(actor: Any) -> Iterator[None]:
+    """State-dependent exploration noise is drawn anew for a loss, as in training."""
+    with kept_noise(actor.action_dist):
+        if actor.use_sde:
+            actor.reset_noise()
+        yield
 
 
 def soft_actor_loss(policy: SACPolicy, batch: Any, ent_coef: float) -> th.Tensor:
@@ -99,6 +106,8 @@ def soft_critic_loss(policy: SACPolicy, batch: Any, gamma: float, ent_coef: floa
         next_values = th.cat(policy.critic_target(batch.next_observations, next_actions), dim=1)
         next_values = next_values.min(dim=1, keepdim=True).values - ent_coef * next_log_prob.reshape(-1, 1)
         discounts = getattr(batch, "discounts", None)
-        targets = batch.rewards + (1 - batch.dones) * (gamma if discounts is None else discounts) * next_values
-    losses = [F.mse_loss(values, targets) for values in policy.critic(batch.observations, batch.actions)]
+        factor = gamma if discounts is None else discounts.reshape(-1, 1)
+        targets = batch.rewards.reshape(-1, 1) + (1 - batch.dones.reshape(-1, 1).to(next_values.dtype)) * factor * next_values
+    actions = batch.actions.reshape(len(batch.actions), -1)
+    losses = [F.mse_loss(values, targets) for values in policy.critic(batch.observations, actions)]
     return 0.5 * th.stack(losses).sum()

@@ -1,6 +1,8 @@
 """When the events of a run come: fixed times, or a trigger between bounds."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch as th
 
@@ -25,25 +27,43 @@ class Timetable:
     :param n_events: number of events.
     :param start: timesteps done when training starts.
     :param budget: timesteps at which training ends.
+    :param not_before: there is no data before this time; bounds that lie earlier are moved to it.
+    :param past: events that have happened already, as they are recorded in ``model.pruning_history``.
     :raises PruningError: a time is none of these.
     """
 
     def __init__(
-        self, when: str | float, until: float, earliest: float, latest: float, n_events: int, start: int, budget: int
+        self,
+        when: str | float,
+        until: float,
+        earliest: float,
+        latest: float,
+        n_events: int,
+        start: int,
+        budget: int,
+        not_before: int = 0,
+        past: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        self.n_events, self.start, self.budget = n_events, start, budget
+        self.n_events, self.start, self.budget, self.not_before = n_events, start, budget, not_before
         self.rule = when if isinstance(when, str) else "fixed"
         if isinstance(when, str) and when not in TRIGGERS:
             raise PruningError(f"when={when!r} is not one of {list(TRIGGERS)}, a share of the budget or timesteps.")
         self.earliest, self.latest = self.steps("earliest", earliest), self.steps("latest", latest)
         if self.earliest > self.latest:
             raise PruningError(f"earliest ({self.earliest:,} steps) is after latest ({self.latest:,} steps).")
-        self.first: float | None = None if isinstance(when, str) else self.steps("when", when)
+        self.earliest, self.latest = max(self.earliest, not_before), max(self.latest, not_before)
+        self.first: int | None = None if isinstance(when, str) else self.steps("when", when)
+        if isinstance(when, float) and when >= 1:
+            raise PruningError(
+                f"when={when!r} must be below 1: a float is a share of the budget; timesteps are an int."
+            )
         self.last = self.steps("until", until)
         if n_events > 1 and self.first is not None and self.last < self.first:
             raise PruningError(f"until ({self.last:,} steps) is before when ({self.first:,} steps).")
-        self.n_done = 0
+        self.n_done = len(past)
         self.decided_by = "fixed"
+        if past and self.first is None:  # the trigger has fired in an earlier part of the run
+            self.first, self.decided_by = past[0]["timesteps"], past[-1]["decided_by"]
         self._given_up = False
         self._settled_early = False
         self._lazy: LazyTrigger | None = None
@@ -51,15 +71,16 @@ class Timetable:
 
     def steps(self, name: str, time: float) -> int:
         """:return: a time in timesteps: a float in [0, 1] is a share of the budget, an int is timesteps."""
-        if isinstance(time, bool) or not isinstance(time, (int, float)) or time < 0 or (isinstance(time, float) and time > 1):
+        number = isinstance(time, (int, float)) and not isinstance(time, bool) and math.isfinite(time)
+        if not number or time < 0 or (isinstance(time, float) and time > 1):
             raise PruningError(
                 f"{name}={time!r} must be a float in [0, 1) (a share of the training budget) or an int (timesteps)."
             )
-        return time if isinstance(time, int) else int(time * self.budget)
+        return time if isinstance(time, int) else round(time * self.budget)
 
     def watch(self, parameters: Mapping[str, Sequence[th.Tensor]]) -> None:
         """Start to watch these parameters, by network, where a trigger needs it."""
-        if self.rule == "lazy" and self.n_done == 0:
+        if self.rule == "lazy" and self.first is None:
             self._lazy = LazyTrigger(parameters)
 
     @property
@@ -71,15 +92,20 @@ class Timetable:
         """:return: timesteps from one check to the next."""
         return 1 if on_policy else max(MIN_INTERVAL, self.budget // CHECKS)
 
-    def check(self, now: int, propose: Callable[[], Mapping[str, int]]) -> bool:
+    def reached(self, now: int) -> bool:
+        """:return: whether an event is due whatever the trigger says."""
+        return now >= (self.latest if self.first is None else self._due())
+
+    def check(self, now: int, propose: Callable[[], Mapping[str, int]], regular: bool = True) -> bool:
         """
         Whether an event is due.
 
         :param now: timesteps done.
         :param propose: the widths that pruning now would leave, by layer.
+        :param regular: whether an interval has passed since the last regular check: the trigger compares equal intervals.
         """
         if self.first is None:
-            fires = self._lazy.check() if self._lazy is not None else self._indicator.check(propose())
+            fires = regular and (self._lazy.check() if self._lazy is not None else self._indicator.check(propose()))
             if now < self.earliest:
                 self._settled_early = fires
                 return False
@@ -87,17 +113,17 @@ class Timetable:
                 return False
             self.first = now
             self.decided_by = "latest" if not fires else "earliest" if self._settled_early else self.rule
-        return now >= max(self._due(self.n_done), self.earliest if self.rule != "fixed" else 0)
+        return now >= self._due()
 
-    def _due(self, event: int) -> float:
+    def _due(self) -> float:
         assert self.first is not None
         gap = max(self.last - self.first, 0) / max(self.n_events - 1, 1)
-        return self.first + gap * event
+        return max(self.first + gap * self.n_done, self.not_before)
 
     def deadline(self) -> float:
-        """:return: until when a failed event is tried again: ``latest``, or the end where it was due later."""
-        due = self.first if self.first is not None else 0
-        return self.latest if due < self.latest and self.n_events == 1 else self.budget
+        """:return: until when a failed event is tried again: ``latest``, or the end where it was meant for later."""
+        later = self.n_done > 0 or (self.rule == "fixed" and self._due() > self.latest)
+        return self.budget if later else self.latest
 
     def readings(self) -> dict[str, float]:
         """:return: what the trigger sees, for the log."""

@@ -1,0 +1,141 @@
+"""A policy as the core sees it: parameters, runs on stored observations, targets and optimizers that are cut along."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium.vector.utils import create_empty_array
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import nn
+
+from rl_crop.core.errors import PruningError
+from rl_crop.core.plan import TRACE_BATCH
+from rl_crop.core.rng import eval_mode, isolated_rng
+from rl_crop.core.subject import Copy, Network, Subject, make_run
+from rl_crop.core.surgery import Transaction
+from rl_crop.core.units import named_tensors
+from rl_crop.sb3.adapters import Objective, PolicyNetworks, describe
+from rl_crop.sb3.attributes import rewrite_sizes
+
+
+def policy_subject(
+    policy: BasePolicy,
+    parts: PolicyNetworks,
+    samples: Sequence[Any],
+    losses: Mapping[str, Objective],
+    mirrors: Sequence[BasePolicy],
+    optimizers: Sequence[th.optim.Optimizer] | None,
+    model: BaseAlgorithm | None,
+) -> Subject:
+    """
+    :param policy: the policy.
+    :param parts: its networks.
+    :param samples: scoring batches; their observations are copied.
+    :param losses: objective by network.
+    :param mirrors: further policies of the same class and structure.
+    :param optimizers: beside those of the algorithm, the policy and the mirrors, which are always cut along.
+    :param model: the algorithm that holds the policy, if any.
+    :return: what the core plans and cuts.
+    :raises PruningError: a mirror is of another structure.
+    """
+    followers = {id(tensor) for _, target, _ in parts.targets.values() for tensor in named_tensors(target).values()}
+    tensors = {name: tensor for name, tensor in named_tensors(policy).items() if id(tensor) not in followers}
+    names = {id(tensor): name for name, tensor in tensors.items()}
+    data = _observations(policy, samples)
+    with isolated_rng(0), eval_mode(policy), th.no_grad():
+        observations, actions = data if data is not None else (_example(policy), None)
+        if actions is None and parts.targets:  # critics of actions, where the batches hold none: the policy's own
+            actions = policy._predict(observations, deterministic=True)
+    inputs = (observations, actions)
+    networks = tuple(
+        Network(name, frozenset(names[id(p)] for module in modules for p in _parameters(module)), losses[name], samples)
+        for name, modules in parts.modules.items()
+    )
+    copies = _targets(parts, names, inputs)
+    for mirror in mirrors:
+        own = named_tensors(mirror)
+        if type(mirror) is not type(policy) or any(
+            name not in own or own[name].shape != tensor.shape for name, tensor in tensors.items()
+        ):
+            raise PruningError("A mirror must be a policy of the same class and structure as the one that is pruned.")
+        mirror_parts = describe(mirror, 0.0, 0.0)
+        copies.append(Copy({name: own[name] for name in tensors}, _runs(mirror_parts, inputs), (mirror,)))
+        copies += _targets(mirror_parts, {id(own[name]): name for name in tensors}, inputs)
+    whole = {name: parts.whole[module] for name, module in policy.named_modules() if module in parts.whole}
+
+    def after_cut(transaction: Transaction) -> None:
+        rewrite_sizes(transaction, policy, model)
+        for mirror in mirrors:
+            rewrite_sizes(transaction, mirror, None)
+
+    found = [*(algorithm_optimizers(model) if model is not None else ()), *(optimizers or ())]
+    found += [optimizer for owner in (policy, *mirrors) for optimizer in _own_optimizers(owner)]
+    return Subject(
+        policy,
+        networks,
+        Copy(tensors, _runs(parts, inputs), (policy,)),
+        tuple(copies),
+        data is not None,
+        ties=tuple(parts.ties),
+        whole=whole,
+        optimizers=tuple({id(optimizer): optimizer for optimizer in found}.values()),
+        after_cut=after_cut,
+    )
+
+
+def algorithm_optimizers(model: BaseAlgorithm) -> list[th.optim.Optimizer]:
+    """:return: every optimizer that the algorithm saves, found by the attribute paths it saves them under."""
+    found = []
+    for path in model._get_torch_save_params()[0]:
+        owner: Any = model
+        for name in path.split("."):
+            owner = getattr(owner, name)
+        if isinstance(owner, th.optim.Optimizer):
+            found.append(owner)
+    return found
+
+
+def _runs(parts: PolicyNetworks, inputs: tuple[Any, Any]) -> dict[str, Any]:
+    return {name: make_run(forward, inputs) for name, forward in parts.forwards.items()}
+
+
+def _targets(parts: PolicyNetworks, names: Mapping[int, str], inputs: tuple[Any, Any]) -> list[Copy]:
+    """The target networks of one policy, under the names of what they follow."""
+    copies = []
+    for name, (module, target, forward) in parts.targets.items():
+        own = named_tensors(target)
+        mirrored = {names[id(tensor)]: own[key] for key, tensor in named_tensors(module).items()}
+        copies.append(Copy(mirrored, {name: make_run(forward, inputs)}, (target,)))
+    return copies
+
+
+def _observations(policy: BasePolicy, samples: Sequence[Any]) -> tuple[Any, Any] | None:
+    """Observations of all batches, copied to the policy's device, and actions where there are any."""
+    if not samples:
+        return None
+
+    def joined(values: list[Any]) -> Any:
+        if isinstance(values[0], Mapping):
+            return {key: joined([value[key] for value in values]) for key in values[0]}
+        return th.cat([value.to(policy.device) for value in values]).detach().clone()
+
+    actions = [getattr(batch, "actions", None) for batch in samples]
+    missing = any(action is None for action in actions)
+    return joined([batch.observations for batch in samples]), None if missing else joined(actions)
+
+
+def _example(policy: BasePolicy) -> Any:
+    """Two observations of zeros, where there is no data: only their shape matters."""
+    return obs_as_tensor(create_empty_array(policy.observation_space, n=TRACE_BATCH, fn=np.zeros), policy.device)  # type: ignore[arg-type]
+
+
+def _parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:
+    return list(part.parameters()) if isinstance(part, nn.Module) else [part]
+
+
+def _own_optimizers(policy: BasePolicy) -> list[th.optim.Optimizer]:
+    found = [getattr(part, "optimizer", None) for part in policy.modules()]
+    return [optimizer for optimizer in found if isinstance(optimizer, th.optim.Optimizer)]
