@@ -6,8 +6,13 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from rl_crop.core.errors import PruningError
+from rl_crop.core.subject import Subject
 from rl_crop.core.tracing import LayerObserver, channel_axis, no_grad_trace
-from rl_crop.core.units import UnitGroup
+from rl_crop.core.units import UnitGraph, UnitGroup
+
+DORMANT = 0.025
+"""A unit is dormant when its mean absolute activation is at most this share of its layer's mean (Sokar et al. 2023)."""
 
 MAX_ROWS = 4096
 """Rows kept of a layer's inputs and outputs; a convolution has one row a position, so most are left out."""
@@ -88,3 +93,34 @@ def unit_activations(
                 stacked = stacked[:: -(-len(stacked) // MAX_ROWS)]
             result[group.name] = stacked.cpu().numpy()
     return result
+
+
+class UnitActivations:
+    """Unit activations of the trained copy, computed once, when first asked for."""
+
+    def __init__(self, subject: Subject, graph: UnitGraph) -> None:
+        self.subject, self.graph = subject, graph
+        self.found: dict[str, np.ndarray] | None = None
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        if not self.subject.has_observations:
+            raise PruningError("This criterion looks at activations: give batches of observations.")
+        if self.found is None:
+            copy = self.subject.trained
+            names = {slot.tensor for group in self.graph.groups.values() for slot in group.slots if slot.role == "in"}
+            weights = {name: copy.tensors[name] for name in names}
+            self.found = unit_activations(self.graph.groups.values(), weights, copy.runs.values())
+        return self.found
+
+
+def dormant_shares(
+    activations: dict[str, np.ndarray], kept: dict[str, np.ndarray], graph: UnitGraph
+) -> dict[str, tuple[float, float]]:
+    shares = {}
+    for name, units in kept.items():
+        if name in activations:
+            strength = np.abs(activations[name]).mean(0)
+            dormant = strength <= DORMANT * strength.mean()
+            removed = np.setdiff1d(np.arange(graph.groups[name].n_units), units)
+            shares[name] = (float(dormant.mean()), float(dormant[removed].mean()) if len(removed) else 0.0)
+    return shares

@@ -17,6 +17,7 @@ import torch as th
 from rl_crop.core.curvature import BatchLoss, gradient, hessian_gradient_product
 from rl_crop.core.errors import PruningError
 from rl_crop.core.redundancy import pivoted_energies
+from rl_crop.core.tracing import tensors_in
 from rl_crop.core.units import UnitGroup
 
 
@@ -29,7 +30,7 @@ class Scoring:
     :param parameters: the parameters they lie in, by name.
     :param loss: scalar loss of a batch, or ``None``.
     :param batches: the scoring batches.
-    :param forward: runs the network on given inputs (``None``: on the stored observations).
+    :param forward_on_ones: runs the network on one observation of ones.
     :param activations: returns, by group, what consumers receive from each unit: rows by units.
     :param seed: of everything random.
     """
@@ -134,21 +135,26 @@ def synflow(scoring: Scoring) -> Saliency:
     """|θ ∂R/∂θ| for R the summed outputs of the network with |θ| on inputs of ones: data-free (SynFlow, NeurIPS 2020)."""
     if scoring.forward_on_ones is None:
         raise PruningError("synflow needs the shape of the inputs: give example_inputs.")
-    tensors = scoring._tensors
-    kept = [tensor.data for tensor in tensors]
+    tensors = {name: tensor for name, tensor in scoring.parameters.items() if tensor.is_floating_point()}
+    kept = {name: (tensor.data, tensor.requires_grad) for name, tensor in tensors.items()}
     try:
-        for tensor, value in zip(tensors, kept, strict=True):
-            tensor.data = value.abs()
+        for name, tensor in tensors.items():
+            tensor.data = kept[name][0].abs()
+            tensor.requires_grad_(True)
         with th.enable_grad():
-            flow = _summed(scoring.forward_on_ones())
-            grads = th.autograd.grad(flow, tensors, allow_unused=True)
-        return {
-            name: (tensor.data * (th.zeros_like(tensor) if grad is None else grad)).abs()
-            for (name, tensor), grad in zip(scoring.parameters.items(), grads, strict=True)
+            outputs = [out for out in tensors_in(scoring.forward_on_ones()) if out.requires_grad]
+            if not outputs:
+                raise PruningError("synflow: the outputs do not depend on any parameter.")
+            flow = th.stack([out.sum() for out in outputs]).sum()
+            grads = th.autograd.grad(flow, list(tensors.values()), allow_unused=True)
+        saliency = {name: th.zeros_like(tensor) for name, tensor in scoring.parameters.items()}
+        flows = {
+            name: (t.data * grad).abs() for (name, t), grad in zip(tensors.items(), grads, strict=True) if grad is not None
         }
+        return saliency | flows
     finally:
-        for tensor, value in zip(tensors, kept, strict=True):
-            tensor.data = value
+        for name, tensor in tensors.items():
+            tensor.data, tensor.requires_grad = kept[name]
 
 
 def span(scoring: Scoring) -> Saliency:
@@ -202,7 +208,7 @@ def resolve_criterion(criterion: str | Criterion) -> Criterion:
     """
     if callable(criterion):
         return criterion
-    if criterion not in CRITERIA:
+    if not isinstance(criterion, str) or criterion not in CRITERIA:
         raise PruningError(f"Unknown criterion {criterion!r}: use one of {sorted(CRITERIA)}, or a function.")
     return CRITERIA[criterion]
 
@@ -216,15 +222,21 @@ def unit_scores(saliency: Saliency, groups: Sequence[UnitGroup]) -> dict[str, np
     :return: by group name, float64 of shape (n_units,).
     :raises PruningError: a score is missing, not finite, or of the wrong shape.
     """
+    if not isinstance(saliency, Mapping):
+        raise PruningError(f"A criterion must return a mapping from names to scores, not {type(saliency).__name__}.")
     scores = {}
     for group in groups:
         if group.name in saliency:
-            score = np.asarray(saliency[group.name], dtype=np.float64)
+            given: Any = saliency[group.name]
+            score = np.asarray(given.detach().cpu() if isinstance(given, th.Tensor) else given, dtype=np.float64)
         else:
             score = np.zeros(group.n_units)
             for slot in group.slots:
                 if slot.tensor in saliency:
-                    score += _sum_over_slices(saliency[slot.tensor], slot.axis, slot.index)  # type: ignore[arg-type]
+                    try:
+                        score += _sum_over_slices(th.as_tensor(saliency[slot.tensor]), slot.axis, slot.index)
+                    except (IndexError, TypeError) as error:
+                        raise PruningError(f"The criterion's score of {slot.tensor!r} has another shape than it.") from error
                 elif slot.role != "along":
                     raise PruningError(f"The criterion returned no score for {slot.tensor!r}.")
         if score.shape != (group.n_units,) or not np.isfinite(score).all():
@@ -246,10 +258,3 @@ def _consumer_energy(scoring: Scoring, group: UnitGroup) -> np.ndarray:
         if slot.role == "in":
             total += _sum_over_slices(scoring.parameters[slot.tensor].detach() ** 2, slot.axis, slot.index)
     return total
-
-
-def _summed(outputs: Any) -> th.Tensor:
-    if isinstance(outputs, th.Tensor):
-        return outputs.sum()
-    values = outputs.values() if isinstance(outputs, dict) else outputs
-    return sum((_summed(value) for value in values), th.zeros(()))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch as th
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.rng import isolated_rng
@@ -20,8 +21,9 @@ def gradient(loss: BatchLoss, parameters: Sequence[th.Tensor], batches: Iterable
     :param parameters: what to differentiate by.
     :param batches: the batches.
     :param seed: of the loss's sampling noise.
-    :return: one tensor a parameter, of its shape; zero where the loss does not depend on it.
-    :raises PruningError: no batch, a loss that is not a finite scalar, or one that depends on no parameter.
+    :return: one tensor a parameter, of its shape; zero where the loss does not depend on it or it is frozen
+        (``requires_grad=False``).
+    :raises PruningError: a loss that is not a finite scalar, or that depends on no parameter.
     """
     total = [th.zeros_like(parameter) for parameter in parameters]
     for number, batch in enumerate(batches):
@@ -57,16 +59,18 @@ def hessian_gradient_product(
     total = [th.zeros_like(parameter) for parameter in wrt]
     for number, batch in enumerate(batches):
         grads = _gradient_of_batch(loss, parameters, batch, seed + number, create_graph=True)
-        inner = sum((g * v).sum() for g, v in zip(grads, vector, strict=True) if g is not None and g.requires_grad)
+        with th.enable_grad():
+            inner = sum((g * v).sum() for g, v in zip(grads, vector, strict=True) if g is not None and g.requires_grad)
         if isinstance(inner, th.Tensor):  # a loss that is linear in every parameter has no curvature
-            _accumulate(total, th.autograd.grad(inner, list(wrt), allow_unused=True))
+            _accumulate(total, _differentiate(inner, wrt, create_graph=False))
     return _checked(total)
 
 
 def _gradient_of_batch(
     loss: BatchLoss, parameters: Sequence[th.Tensor], batch: Any, seed: int, create_graph: bool
 ) -> tuple[th.Tensor | None, ...]:
-    with isolated_rng(seed), th.enable_grad():
+    # Fused attention kernels have no second derivative.
+    with isolated_rng(seed), th.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         value = loss(batch)
         if not isinstance(value, th.Tensor) or value.numel() != 1:
             raise PruningError(f"The loss must be a scalar tensor, not {_describe(value)}.")
@@ -74,10 +78,23 @@ def _gradient_of_batch(
             raise PruningError(f"The loss on the scoring data is {value.item()}: nothing was pruned. Check the batches.")
         if not value.requires_grad:
             raise PruningError("The loss does not depend on any parameter: was it computed without gradients?")
-        grads = th.autograd.grad(value.squeeze(), list(parameters), create_graph=create_graph, allow_unused=True)
+        grads = _differentiate(value.squeeze(), parameters, create_graph)
         if all(grad is None for grad in grads):
             raise PruningError("The loss does not depend on any of the parameters that may be pruned.")
         return grads
+
+
+def _differentiate(value: th.Tensor, by: Sequence[th.Tensor], create_graph: bool) -> tuple[th.Tensor | None, ...]:
+    """Derivatives of a scalar; ``None`` for what it does not depend on and for frozen parameters."""
+    free = [tensor for tensor in by if tensor.requires_grad]
+    try:
+        found = iter(th.autograd.grad(value, free, create_graph=create_graph, allow_unused=True) if free else ())
+    except RuntimeError as error:
+        raise PruningError(
+            f"The loss cannot be differentiated for this criterion ({error}). Criteria that need less: snip (one gradient), "
+            f"magnitude, random, span, synflow (none)."
+        ) from error
+    return tuple(next(found) if tensor.requires_grad else None for tensor in by)
 
 
 def _describe(value: Any) -> str:

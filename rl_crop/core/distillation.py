@@ -6,6 +6,7 @@ from typing import Any
 import torch as th
 
 from rl_crop.core.surgery import Transaction
+from rl_crop.core.tracing import tensors_in
 
 STEPS = 300
 BATCH_SIZE = 256
@@ -22,7 +23,8 @@ class Distiller:
 
     def __init__(self, tensors: Mapping[str, th.Tensor], runs: list[Callable[..., Any]]) -> None:
         self.runs = runs
-        self.parameters = [tensor for tensor in tensors.values() if isinstance(tensor, th.nn.Parameter)]
+        floating = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
+        self.parameters = [tensor for tensor in floating if isinstance(tensor, th.nn.Parameter)]
         with th.no_grad():
             self.targets = [_stacked(run()) for run in runs]
 
@@ -36,7 +38,7 @@ class Distiller:
         for parameter in self.parameters:
             transaction.set_data(parameter, parameter.data.clone())
         frozen = [parameter for parameter in self.parameters if not parameter.requires_grad]  # target networks
-        scales = [target.var(0).clamp_min(1e-12) for target in self.targets]
+        scales = [target.var(0, unbiased=False).clamp_min(1e-12) for target in self.targets]
         n_rows = min(len(target) for target in self.targets)
         for parameter in frozen:
             parameter.requires_grad_(True)
@@ -62,5 +64,6 @@ class Distiller:
 
 
 def _stacked(outputs: Any) -> th.Tensor:
-    parts = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    return th.cat([part.flatten(1) for part in parts], dim=1)
+    """:return: every floating output side by side, one row an observation."""
+    parts = [part for part in tensors_in(outputs) if part.is_floating_point() and part.dim()]
+    return th.cat([part.reshape(len(part), -1) for part in parts], dim=1)

@@ -1,12 +1,13 @@
 """The rules by which labels pass through a torch call; a call without a rule keeps its inputs whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch as th
 import torch.nn.functional as F  # noqa: N812
 
+from rl_crop.core.rearranging import MOVES, rearrange
 from rl_crop.core.tracing import LAYER_CALLS, Axes, LabelTracer, channel_axis, layer_arguments
 
 INPUT = "reads the network's inputs"
@@ -17,24 +18,41 @@ def propagate(
     tracer: LabelTracer, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any, labelled: list[th.Tensor]
 ) -> None:
     """Record what one call ties, freezes and labels; see :class:`~rl_crop.core.tracing.LabelTracer`."""
-    if not any(isinstance(x, th.Tensor) for x in (out if isinstance(out, (tuple, list)) else (out,))):
-        return  # a shape, a dtype, a plain number
     name = _name(func)
+    if name not in _LEAKS and not any(isinstance(x, th.Tensor) for x in (out if isinstance(out, (tuple, list)) else (out,))):
+        return  # a shape, a dtype, a plain number
+    try:
+        known = _follow(tracer, func, name, args, kwargs, out, labelled)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        known = False  # the call is written in a form that its rule does not know
+    if not known:
+        for tensor in labelled:
+            tracer.freeze_tensor(tensor, f"goes through torch's {name!r}, which cannot be cut")
+
+
+def _follow(
+    tracer: LabelTracer, func: Callable, name: str, args: tuple, kwargs: dict[str, Any], out: Any, labelled: list[th.Tensor]
+) -> bool:
+    """:return: whether there is a rule for this call."""
     if func in LAYER_CALLS:
         _layer(tracer, layer_arguments(args, kwargs), out)
     elif func in _CHANNEL_RULES:
         _CHANNEL_RULES[func](tracer, args, kwargs, out)
     elif name in _ELEMENTWISE:
         _elementwise(tracer, args, kwargs, out)
-    elif name in _MOVES and _move(tracer, func, args, kwargs, out, labelled):
-        pass
+    elif name in MOVES:
+        return rearrange(tracer, func, name, args, kwargs, out, labelled)
     elif name in _POOLS:
-        _keep_channels(tracer, args[0], out)
-    elif name in _REDUCTIONS and _reduce(tracer, args, kwargs, out):
-        pass
+        _keep_channels(tracer, args[0], out, -1 - int(_digits(name)))
+    elif name in ("interpolate", "upsample"):
+        _keep_channels(tracer, args[0], out, 1)
+    elif name == "pad":
+        _pad(tracer, args[0], args[1], out)
+    elif name in _REDUCTIONS:
+        return _reduce(tracer, args, kwargs, out)
     else:
-        for tensor in labelled:
-            tracer.freeze_tensor(tensor, f"goes through torch's {name!r}, which cannot be cut")
+        return False
+    return True
 
 
 def _name(func: Callable) -> str:
@@ -52,20 +70,17 @@ _ELEMENTWISE = frozenset(
     feature_dropout feature_alpha_dropout clamp clip clamp_min clamp_max abs exp expm1 log log1p sqrt rsqrt
     square pow neg sign sin cos reciprocal clone contiguous float double half bfloat16 to type type_as detach data
     add sub subtract mul multiply div divide true_divide radd rsub rmul rdiv rtruediv truediv rpow iadd isub imul
-    itruediv maximum minimum lerp where addcmul addcdiv nan_to_num requires_grad gt ge lt le eq ne isfinite""".split()
-)
-# Calls that only rearrange elements; run on the labels themselves to see where each one goes.
-_MOVES = frozenset(
-    """flatten view reshape unflatten squeeze unsqueeze permute transpose movedim swapaxes t mT T expand expand_as
-    repeat repeat_interleave tile chunk split tensor_split unbind getitem select narrow index_select cat concat
-    concatenate stack hstack roll flip view_as reshape_as pixel_shuffle pixel_unshuffle""".split()
+    itruediv maximum minimum lerp where addcmul addcdiv nan_to_num requires_grad gt ge lt le eq ne isfinite isnan isinf
+    logical_and logical_or logical_not and or xor invert erf floor ceil round sinh cosh atan asinh bernoulli
+    zeros_like ones_like full_like empty_like rand_like randn_like""".split()
 )
 _POOLS = frozenset(
     [f"{kind}_pool{n}d" for kind in ("max", "avg", "lp", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)]
     + [f"{kind}_with_indices" for kind in ("max_pool1d", "max_pool2d", "max_pool3d")]
-    + ["interpolate", "upsample", "pad"]
 )
 _REDUCTIONS = frozenset("mean sum amax amin var std".split())
+# Calls that return no tensor, and yet carry units away or write over some of them.
+_LEAKS = frozenset("setitem numpy tolist array".split())
 
 
 def _layer(tracer: LabelTracer, call: dict[str, Any], out: th.Tensor) -> None:
@@ -97,6 +112,9 @@ def _layer(tracer: LabelTracer, call: dict[str, Any], out: th.Tensor) -> None:
         tracer.tie(rows, None if bias_axes is None else bias_axes[0], FIXED)
     tracer.applications[name] = tracer.applications.get(name, 0) + out.numel() // weight.shape[0]
     tracer.producer_axis[name], tracer.consumer_axis[name] = 0, 1
+    for axis in range(-1, -call["input"].dim() - 1, -1):
+        if axes is not None and axis != channel:  # features laid out as rows or positions
+            tracer.freeze(axes[axis], FIXED)
     new: list[np.ndarray | None] = [None] * out.dim()
     new[channel] = rows
     tracer.label(out, tuple(new))
@@ -136,7 +154,7 @@ def _layer_norm(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: t
     call = dict(zip(("input", "normalized_shape", "weight", "bias"), args, strict=False)) | kwargs
     axes: Axes = tracer.axes(call["input"]) or (None,) * call["input"].dim()
     if call.get("weight") is None:  # nothing to cut, but its normalized_shape would no longer fit
-        tracer.freeze_tensor(call["input"], "passes a LayerNorm without weights")
+        tracer.freeze_tensor(call["input"], "passes a normalisation without weights")
     n_axes = len(call["normalized_shape"])
     for vector in (call.get("weight"), call.get("bias")):
         if isinstance(vector, th.Tensor):
@@ -149,17 +167,14 @@ def _elementwise(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: 
     operands = [x for x in (*args, *kwargs.values()) if isinstance(x, th.Tensor)]
     merged: list[np.ndarray | None] = [None] * out.dim()
     for axis in range(-1, -out.dim() - 1, -1):
-        aligned = [x for x in operands if x.dim() >= -axis]
-        full = [x for x in aligned if x.shape[axis] == out.shape[axis]]
-        labels = [axes[axis] if (axes := tracer.axes(x)) is not None else None for x in full]
-        merged[axis] = next((label for label in labels if label is not None), None)
-        if merged[axis] is None:
-            continue
-        for label in labels:
-            tracer.tie(merged[axis], label, FIXED)
-        for x in aligned:
-            if x.shape[axis] != out.shape[axis]:  # one unit spread over many
-                tracer.freeze((tracer.axes(x) or (None,) * x.dim())[axis], FIXED)
+        aligned = [(x.shape[axis], (tracer.axes(x) or (None,) * x.dim())[axis]) for x in operands if x.dim() >= -axis]
+        full = [label for size, label in aligned if size == out.shape[axis]]
+        merged[axis] = next((label for label in full if label is not None), None)
+        for size, label in aligned:
+            if size != out.shape[axis]:  # one unit spread over many
+                tracer.freeze(label, FIXED)
+            elif merged[axis] is not None:
+                tracer.tie(merged[axis], label, FIXED)
     tracer.label(out, tuple(merged))
 
 
@@ -173,65 +188,34 @@ _CHANNEL_RULES: dict[Callable, Callable[..., None]] = {
     F.instance_norm: _batch_norm,
     F.group_norm: _group_norm,
     F.layer_norm: _layer_norm,
+    F.rms_norm: _layer_norm,
     th.prelu: _prelu,
 }
 
 
-def _move(
-    tracer: LabelTracer, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any, labelled: list[th.Tensor]
-) -> bool:
-    """Rearranging calls: make the same call on tensors of labels, and read where the labels came to lie."""
-    if any(sum(axis is not None for axis in tracer.axes(x) or ()) != 1 for x in labelled):
-        return False
-    moved = func(*_as_labels(tracer, args), **{key: _as_labels(tracer, value) for key, value in kwargs.items()})
-    results = zip(out, moved, strict=True) if isinstance(out, (tuple, list)) else [(out, moved)]
-    found = [(tensor, _labelled_axis(labels.numpy())) for tensor, labels in results]
-    if any(axes is None for _, axes in found):
-        return False
-    for tensor, axes in found:
-        assert axes is not None
-        tracer.label(tensor, axes)
-    return True
-
-
-def _as_labels(tracer: LabelTracer, value: Any) -> Any:
-    """The same structure with every floating tensor replaced by its labels (-1 where it has none)."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(_as_labels(tracer, item) for item in value)
-    if not isinstance(value, th.Tensor) or not value.is_floating_point():
-        return value.cpu() if isinstance(value, th.Tensor) else value
-    labels = np.full(value.shape, -1, dtype=np.int64)
-    for place, axis in enumerate(tracer.axes(value) or ()):
-        if axis is not None:
-            labels[...] = axis.reshape([-1 if d == place else 1 for d in range(value.dim())])
-    return th.from_numpy(labels)
-
-
-def _labelled_axis(labels: np.ndarray) -> Axes | None:
-    """The one axis along which labels vary, or ``None`` where they lie across several."""
-    if labels.size == 0 or (labels < 0).all():
-        return (None,) * labels.ndim
-    if (labels == labels.flat[0]).all():  # a single unit: no axis varies, so its axis is one of length one
-        single = next((place for place in range(1, labels.ndim) if labels.shape[place] == 1), None)
-        return None if single is None else tuple(labels.flat[:1].copy() if d == single else None for d in range(labels.ndim))
-    for place in range(labels.ndim):
-        along = np.moveaxis(labels, place, 0).reshape(labels.shape[place], -1)
-        if (along == along[:, :1]).all():
-            return tuple(along[:, 0] if d == place else None for d in range(labels.ndim))
-    return None
-
-
-def _keep_channels(tracer: LabelTracer, x: th.Tensor, out: Any) -> None:
-    """Pooling and resizing act on each channel by itself; channels are axis 1."""
+def _keep_channels(tracer: LabelTracer, x: th.Tensor, out: Any, channel: int) -> None:
+    """Pooling and resizing act on each channel by itself."""
+    axes = tracer.axes(x) or (None,) * x.dim()
+    for place, axis in enumerate(axes):
+        if place != channel % x.dim():
+            tracer.freeze(axis, FIXED)
     for tensor in out if isinstance(out, tuple) else (out,):
-        axes = tracer.axes(x) or (None,) * x.dim()
         new: list[np.ndarray | None] = [None] * tensor.dim()
-        for place, axis in enumerate(axes):
-            if place == 1 and tensor.shape[1] == x.shape[1]:
-                new[1] = axis
-            else:
-                tracer.freeze(axis, FIXED)
+        new[channel] = axes[channel]
         tracer.label(tensor, tuple(new))
+
+
+def _pad(tracer: LabelTracer, x: th.Tensor, widths: Sequence[int], out: th.Tensor) -> None:
+    axes = list(tracer.axes(x) or (None,) * x.dim())
+    for place in range(len(widths) // 2):  # from the last axis backwards
+        if widths[2 * place] or widths[2 * place + 1]:
+            tracer.freeze(axes[-1 - place], FIXED)
+            axes[-1 - place] = None
+    tracer.label(out, tuple(axes))
+
+
+def _digits(name: str) -> str:
+    return "".join(letter for letter in name if letter.isdigit())
 
 
 def _reduce(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: Any) -> bool:

@@ -5,17 +5,17 @@ from typing import Any
 
 import torch as th
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import PruningPlan, Settings, Target, make_plan
+from rl_crop.core.inputs import given_inputs, recorded_inputs
+from rl_crop.core.plan import PruningPlan, make_plan
 from rl_crop.core.report import PruningReport
-from rl_crop.core.rng import eval_mode, isolated_rng
+from rl_crop.core.rng import isolated_rng
+from rl_crop.core.settings import Settings, Target
 from rl_crop.core.steps import apply_steps, step_targets
-from rl_crop.core.subject import Copy, Network, Subject, make_run
+from rl_crop.core.subject import Copy, Network, Subject
 from rl_crop.core.units import named_tensors
-
-MAX_OBSERVATIONS = 2048
-"""Observations kept for activations and compensation; a convolution has many rows in each."""
 
 ModelLoss = Callable[[nn.Module, Any], th.Tensor]
 
@@ -47,33 +47,34 @@ def plan_pruning(
     :raises PruningError: the arguments, the loss or the data do not allow it; says what to do.
     """
     chosen = _settings(settings)
-    batches = [] if batches is None else list(batches)
-    if any(isinstance(mirror, nn.Module) and not _same_structure(model, mirror) for mirror in mirrors):
-        raise PruningError("A mirror must have the same parameters, by name and shape, as the model.")
-    inputs = _collect_inputs(model, loss, batches)
-    has_observations = bool(inputs)
-    if not inputs:
-        if example_inputs is None:
-            raise PruningError("The model's inputs are not known: give batches, or example_inputs.")
-        inputs = list(example_inputs) if isinstance(example_inputs, tuple) else [example_inputs]
+    model, mirrors = _checked(model), [_checked(mirror) for mirror in mirrors]
+    batches = _listed(batches)
     tensors = named_tensors(model)
+    if any(not _same_structure(model, mirror) for mirror in mirrors):
+        raise PruningError("A mirror must have the same parameters, by name and shape, as the model.")
+    inputs = recorded_inputs(model, loss, batches)
+    has_observations = inputs is not None
+    if inputs is None:
+        inputs = None if example_inputs is None else given_inputs(example_inputs)
+    if inputs is None or (not has_observations and batches and chosen.compensation != "none"):
+        raise PruningError(
+            "What the model is called with is not known. Give batches and a loss that calls the model itself (not only "
+            "parts of it) with tensors; or give example_inputs, with compensation='none'."
+        )
     network = Network(
         "model",
         frozenset(name for name, _ in model.named_parameters()),
         None if loss is None else lambda batch: loss(model, batch),
         batches,
     )
-    mirrored = []
-    for mirror in mirrors:
-        own = named_tensors(mirror)
-        mirrored.append(Copy({name: own[name] for name in tensors}, {"model": make_run(mirror, inputs)}, (mirror,)))
+    copies = [Copy({name: named_tensors(m)[name] for name in tensors}, {"model": inputs.run_of(m)}, (m,)) for m in mirrors]
     subject = Subject(
         model,
         (network,),
-        Copy(tensors, {"model": make_run(model, inputs)}, (model,)),
-        tuple(mirrored),
+        Copy(tensors, {"model": inputs.run_of(model)}, (model,)),
+        tuple(copies),
         has_observations,
-        optimizers=tuple(optimizers),
+        optimizers=(optimizers,) if isinstance(optimizers, th.optim.Optimizer) else tuple(optimizers),
     )
     return make_plan(subject, sparsity, chosen)
 
@@ -94,6 +95,7 @@ def prune_model(
     :return: the report. Model, optimizers and mirrors have been cut in place: the same ``Parameter`` objects.
     :raises PruningError: nothing was changed.
     """
+    batches = _listed(batches)
     return apply_steps(lambda target: plan_pruning(model, loss, batches, target, **keywords), step_targets(sparsity, schedule))
 
 
@@ -106,26 +108,22 @@ def _settings(keywords: dict[str, Any]) -> Settings:
     return Settings(**keywords)
 
 
+def _listed(batches: Iterable[Any] | None) -> list[Any]:
+    with isolated_rng():  # a DataLoader draws from the global generator when it is walked
+        return [] if batches is None else list(batches)
+
+
+def _checked(model: Any) -> nn.Module:
+    """The module itself, out of a ``torch.compile`` wrapper; refuses what cannot be cut in place."""
+    model = getattr(model, "_orig_mod", model)
+    if not isinstance(model, nn.Module) or isinstance(model, th.jit.ScriptModule):
+        raise PruningError(f"Expected a torch.nn.Module that is not scripted, not {type(model).__name__}.")
+    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+        raise PruningError("The model has layers whose sizes are not known yet: call it once on a batch first.")
+    return model
+
+
 def _same_structure(model: nn.Module, mirror: nn.Module) -> bool:
     first, second = named_tensors(model), named_tensors(mirror)
-    return {name: tensor.shape for name, tensor in first.items()} == {name: tensor.shape for name, tensor in second.items()}
-
-
-def _collect_inputs(model: nn.Module, loss: ModelLoss | None, batches: Sequence[Any]) -> list[Any]:
-    """The arguments with which the model is called on the batches, joined and copied."""
-    calls: list[tuple[Any, ...]] = []
-    if loss is None:
-        calls = [(batch[0] if isinstance(batch, (tuple, list)) else batch,) for batch in batches]
-    else:
-        handle = model.register_forward_pre_hook(lambda module, args: calls.append(args))
-        try:
-            with isolated_rng(0), eval_mode(model), th.no_grad():
-                for batch in batches:
-                    loss(model, batch)
-        finally:
-            handle.remove()
-    if not calls or not all(isinstance(item, th.Tensor) for args in calls for item in args):
-        return []
-    shapes = [item.shape[1:] for item in calls[0]]
-    alike = [args for args in calls if [item.shape[1:] for item in args] == shapes]
-    return [th.cat(items)[:MAX_OBSERVATIONS].detach().clone() for items in zip(*alike, strict=True)]
+    shapes = [{name: tensor.shape for name, tensor in tensors.items()} for tensors in (first, second)]
+    return shapes[0] == shapes[1] and mirror is not model

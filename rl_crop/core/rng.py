@@ -35,14 +35,15 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def eval_mode(module: th.nn.Module) -> Iterator[None]:
+def eval_mode(*modules: th.nn.Module) -> Iterator[None]:
     """
-    Put ``module`` in evaluation mode for a block and give every submodule its own mode back.
+    Put modules in evaluation mode for a block and give every submodule its own mode back.
 
-    :param module: the root module.
+    :param modules: the root modules.
     """
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
+    modes = [(child, child.training) for module in modules for child in module.modules()]
+    for module in modules:
+        module.eval()
     try:
         yield
     finally:

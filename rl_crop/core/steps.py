@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import PruningPlan, Target, check_sparsity
+from rl_crop.core.plan import PruningPlan
 from rl_crop.core.report import PruningReport
 from rl_crop.core.schedules import halving_sparsities, relative_sparsity
+from rl_crop.core.settings import Target, check_sparsity
 from rl_crop.core.surgery import Transaction
 
 STEPPED = ("one_shot", "iterative")
@@ -42,11 +43,14 @@ def apply_steps(
     :param first: the plan of the first step, where it has been made already.
     :return: one report over all steps.
     """
-    reports = []
+    reports: list[PruningReport] = []
     left: dict[str, float] = {}
     with Transaction() as transaction:
-        for number, target in enumerate(targets):
-            plan = first if number == 0 and first is not None else plan_for(_rest(target, left))
+        for target in targets:
+            rest = _rest(target, left)
+            if reports and not any(rest.values() if isinstance(rest, Mapping) else [rest]):
+                continue  # an earlier step had to remove a unit that was larger than it needed
+            plan = first if first is not None and not reports else plan_for(rest)
             reports.append(plan.apply(transaction))
             for name, share in plan.budget_sparsity.items():
                 left[name] = left.get(name, 1.0) * (1.0 - share)
@@ -57,7 +61,7 @@ def _rest(target: Target, left: Mapping[str, float]) -> Target:
     """A step starts from what the earlier ones really removed, so that their overshoots do not add up."""
 
     def more(share: float, left: float) -> float:
-        return relative_sparsity(share, 1.0 - left) if 1.0 - left < share else 0.0
+        return relative_sparsity(share, 1.0 - left) if 1.0 - left < share - 1e-12 else 0.0
 
     if isinstance(target, Mapping):
         return {name: more(share, left.get(name, 1.0)) for name, share in target.items()}
@@ -69,7 +73,7 @@ def _rest(target: Target, left: Mapping[str, float]) -> Target:
 def merge_reports(reports: Sequence[PruningReport]) -> PruningReport:
     """:return: one report from before the first cut to after the last."""
     first, last = reports[0], reports[-1]
-    remaining = dict.fromkeys(last.sparsity, 1.0)
+    remaining = {name: 1.0 for report in reports for name in report.sparsity}
     for report in reports:
         for name, share in report.sparsity.items():
             remaining[name] *= 1.0 - share

@@ -20,8 +20,8 @@ def make_run(function: Callable[..., Any], inputs: Sequence[Any]) -> Run:
 
     :param function: called with the inputs.
     :param inputs: tensors, or dictionaries of tensors, with one row an observation; anything else is passed on as it is.
-    :return: ``run()`` uses all rows, ``run(n)`` the first n, ``run(index=rows)`` the given ones,
-        ``run(ones=True)`` one row of ones.
+    :return: ``run()`` uses all rows, ``run(n)`` the first n (repeated where there are fewer), ``run(index=rows)`` the
+        given ones, ``run(ones=True)`` one row of ones.
     """
 
     def run(n: int | None = None, index: th.Tensor | None = None, ones: bool = False) -> Any:
@@ -30,8 +30,11 @@ def make_run(function: Callable[..., Any], inputs: Sequence[Any]) -> Run:
                 return {key: chosen(item) for key, item in value.items()}
             if not isinstance(value, th.Tensor):
                 return value
-            value = value if index is None else value[index]
-            return th.ones_like(value[:1]) if ones else value[:n]
+            if ones:
+                return th.ones_like(value[:1])
+            if n is not None:
+                return value[th.arange(n, device=value.device) % len(value)]
+            return value if index is None else value[index]
 
         return function(*(chosen(value) for value in inputs))
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
+from rl_crop.core.errors import PruningError
 from rl_crop.core.units import UnitGraph
 
 
@@ -114,8 +115,13 @@ def cut(
     :param kept: kept units by group name.
     :param optimizers: their state tensors of a parameter's old shape are cut with it.
     :return: names of the tensors that changed.
+    :raises PruningError: an optimizer keeps state that cannot be cut.
     """
     changed = set()
+    optimizers = list(optimizers)
+    for optimizer in optimizers:
+        if isinstance(optimizer, th.optim.LBFGS) and optimizer.state:
+            raise PruningError("LBFGS keeps all parameters' history in one vector: clear its state, or use another optimizer.")
     for name, tensor in tensors.items():
         index = keep_index(graph, name, kept)
         if not index:
@@ -127,9 +133,19 @@ def cut(
             if tensor in optimizer.state:
                 state = optimizer.state[tensor]
                 for key, value in list(state.items()):
-                    if isinstance(value, th.Tensor) and value.shape == old_shape:
-                        transaction.set_item(state, key, select(value, index))
+                    if isinstance(value, th.Tensor) and value.numel() > 1:
+                        transaction.set_item(state, key, _select_state(value, old_shape, index, f"{key!r} of {name!r}"))
     return changed
+
+
+def _select_state(state: th.Tensor, shape: th.Size, index: Mapping[int, np.ndarray], what: str) -> th.Tensor:
+    """A state tensor has its parameter's shape, or length one along some axes (factored moments)."""
+    if state.dim() != len(shape) or any(size not in (1, full) for size, full in zip(state.shape, shape, strict=True)):
+        raise PruningError(
+            f"The optimizer's state {what} has the shape {tuple(state.shape)}, which cannot be cut: "
+            "clear it, or use another optimizer."
+        )
+    return select(state, {axis: positions for axis, positions in index.items() if state.shape[axis] == shape[axis]})
 
 
 def update_sizes(transaction: Transaction, roots: Iterable[nn.Module], changed: Iterable[th.Tensor]) -> None:
@@ -160,8 +176,8 @@ def _sizes(module: nn.Module) -> dict[str, Any]:
         if inputs == 1 and groups == module.in_channels > 1:
             groups = outputs // (module.out_channels // module.in_channels)
         return {"in_channels": inputs * groups, "out_channels": outputs, "groups": groups}
-    if isinstance(module, nn.LayerNorm):
-        return {"normalized_shape": tuple(module.weight.shape)}
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and weight is not None:
+        return {"normalized_shape": tuple(weight.shape)}
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     length = next((tensor.shape[0] for tensor in own if tensor.dim() == 1), None)
     counts = ("num_features", "num_channels", "num_parameters")

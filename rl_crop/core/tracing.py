@@ -8,8 +8,9 @@ outputs, and whatever goes through a call that is not known here). What a call d
 its own affair, so an LSTM or an attention block is left whole and named as the reason.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class LabelTracer(TorchFunctionMode):
         self.n_labels = 0
         self.edges: list[tuple[np.ndarray, np.ndarray]] = []
         self.frozen: list[tuple[np.ndarray, str]] = []
-        self.axes_of: dict[str, Axes] = {}
+        self.axes_of: dict[str, tuple[np.ndarray, ...]] = {}
         # Label arrays by object identity; the tensors themselves are held so that no id is reused.
         self._axes: dict[int, Axes] = {}
         self._alive: list[th.Tensor] = []
@@ -56,7 +57,7 @@ class LabelTracer(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        labelled = [x for x in _tensors((args, kwargs)) if self.axes(x) is not None]
+        labelled = [x for x in tensors_in((args, kwargs)) if self.axes(x) is not None]
         if labelled:
             self.rule(self, func, args, kwargs, out, labelled)
         return out
@@ -98,7 +99,7 @@ class LabelTracer(TorchFunctionMode):
 
     def freeze_all(self, structure: Any, why: str) -> None:
         """State that no tensor anywhere in a nested structure can be cut (a network's outputs)."""
-        for tensor in _tensors(structure):
+        for tensor in tensors_in(structure):
             self.freeze_tensor(tensor, why)
 
 
@@ -157,12 +158,18 @@ def no_grad_trace(mode: TorchFunctionMode) -> Iterator[None]:
         yield
 
 
-def _tensors(structure: Any) -> Iterable[th.Tensor]:
+def tensors_in(structure: Any) -> Iterator[th.Tensor]:
+    """:return: every tensor in a nested structure of containers, dataclasses and distributions."""
     if isinstance(structure, th.Tensor):
         yield structure
-    elif isinstance(structure, dict):
+    elif isinstance(structure, Mapping):
         for value in structure.values():
-            yield from _tensors(value)
-    elif isinstance(structure, (list, tuple)):
+            yield from tensors_in(value)
+    elif isinstance(structure, (list, tuple, set, frozenset)):
         for value in structure:
-            yield from _tensors(value)
+            yield from tensors_in(value)
+    elif is_dataclass(structure) and not isinstance(structure, type):
+        for entry in fields(structure):
+            yield from tensors_in(getattr(structure, entry.name))
+    elif isinstance(structure, th.distributions.Distribution):
+        yield from tensors_in(vars(structure))

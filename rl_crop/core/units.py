@@ -106,23 +106,33 @@ def find_units(
     :param ignore: modules (by name, or a prefix of it) whose own units stay whole; a mapping gives the reasons.
     :param ties: pairs of (tensor name, axis) that hold the same units although no call joins them
         (twin critics, the rows of a state-dependent ``log_std``).
-    :raises PruningError: an ignored module does not exist.
+    :raises PruningError: an ignored module does not exist, or the model does not run.
     """
     tracer = LabelTracer(tensors, propagate)
     with eval_mode(model), no_grad_trace(tracer):
         for forward in forwards:
-            tracer.freeze_all(forward(), OUTPUT)
-    modules = {name for name, _ in model.named_modules()}
+            tracer.freeze_all(_outputs(forward), OUTPUT)
+    modules = dict(model.named_modules(remove_duplicate=False))
     for ignored in ignore:
         if ignored not in modules:
             raise PruningError(f"ignore={ignored!r} is not a module of the model; its modules are {sorted(modules)}.")
+        own = {id(parameter) for parameter in modules[ignored].parameters()}
+        why = ignore[ignored] if isinstance(ignore, Mapping) else "ignored on request"
         for name in tracer.producer_axis:
-            if module_of(name) == ignored or name.startswith(f"{ignored}."):
-                why = ignore[ignored] if isinstance(ignore, Mapping) else "ignored on request"
+            if id(tensors[name]) in own:
                 tracer.freeze(tracer.axes_of[name][0], why)
     for (first, first_axis), (second, second_axis) in ties:
         tracer.tie(tracer.axes_of[first][first_axis], tracer.axes_of[second][second_axis], "is tied to another size")
     return _build(tracer, tensors, batch_size)
+
+
+def _outputs(forward: Callable[[], object]) -> object:
+    try:
+        return forward()
+    except PruningError:
+        raise
+    except Exception as error:
+        raise PruningError(f"The model does not run on the inputs that were given ({error}); nothing was pruned.") from error
 
 
 def _build(tracer: LabelTracer, tensors: Mapping[str, th.Tensor], batch_size: int) -> UnitGraph:
@@ -136,7 +146,7 @@ def _build(tracer: LabelTracer, tensors: Mapping[str, th.Tensor], batch_size: in
             why.setdefault(int(unit), reason)
     # One row for each (unit, tensor axis, position); a unit's signature is the list of axes it lies in.
     axes = [(name, axis) for name, labels in tracer.axes_of.items() for axis in range(len(labels))]
-    sizes = [len(tracer.axes_of[name][axis]) for name, axis in axes]  # type: ignore[arg-type]
+    sizes = [len(tracer.axes_of[name][axis]) for name, axis in axes]
     slot_of = np.repeat(np.arange(len(axes)), sizes)
     position = np.concatenate([np.arange(size) for size in sizes]) if sizes else np.zeros(0, int)
     order = np.lexsort((position, slot_of, unit_of))
@@ -155,7 +165,7 @@ def _build(tracer: LabelTracer, tensors: Mapping[str, th.Tensor], batch_size: in
     sliced = {slot.tensor for group in groups.values() for slot in group.slots if slot.role != "in"}
     untouched: dict[str, str] = {}
     for name, tensor in tensors.items():
-        if tensor.dim() >= 2 and name not in sliced:
+        if tensor.dim() >= 2 and tensor.numel() and name not in sliced:
             reasons = [why.get(int(unit), UNREACHED) for unit in unit_of[tracer.axes_of[name][0]]]
             untouched.setdefault(module_of(name) or name, max(set(reasons), key=reasons.count))
     applications = {name: count / batch_size for name, count in tracer.applications.items()}
@@ -177,7 +187,7 @@ def _groups(
     rank = {name: place for place, name in enumerate(forward_order)}
     found = []
     for signature, positions in by_signature.items():
-        table = np.stack(sorted(positions, key=lambda row: tuple(row)))
+        table = np.stack(sorted(positions, key=lambda row: tuple(row.tolist())))
         columns = np.array(signature)
         slots = [
             Slot(axes[slot][0], axes[slot][1], table[:, columns == slot], roles[slot]) for slot in dict.fromkeys(signature)

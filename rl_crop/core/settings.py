@@ -1,0 +1,80 @@
+"""How units are chosen and what repairs the cut: the keywords of planning and pruning, checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from rl_crop.core.allocation import BUDGETS, SCOPES
+from rl_crop.core.compensation import COMPENSATIONS
+from rl_crop.core.criteria import SPANNING, Criterion, resolve_criterion
+from rl_crop.core.errors import PruningError
+
+Target = float | Mapping[str, float]
+"""A sparsity for every network, or one by network name."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    How units are chosen and what repairs the cut; the keywords of every ``plan_...`` and ``prune_...`` function.
+
+    :param criterion: a name in :data:`~rl_crop.core.criteria.CRITERIA`, or a function of a ``Scoring``.
+    :param scope: ``"network"`` (one ranking a network), ``"layer"`` (the same share of units in every layer) or
+        ``"global"`` (one ranking and one budget over all networks).
+    :param budget: what ``sparsity`` is a share of: ``"params"``, ``"flops"`` or ``"units"``.
+    :param structured: ``True`` removes units physically.
+    :param compensation: ``"none"``, ``"bias"``, ``"least_squares"`` or ``"distill"``.
+    :param ignore: modules left whole, by ``named_modules()`` name.
+    :param min_units: units that stay in every layer.
+    :param seed: of everything random (0 where ``None``).
+    """
+
+    criterion: str | Criterion = "crop"
+    scope: str = "network"
+    budget: str = "params"
+    structured: bool = True
+    compensation: str = "least_squares"
+    ignore: tuple[str, ...] = ()
+    min_units: int = 1
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        resolve_criterion(self.criterion)
+        for name, allowed in (("scope", SCOPES), ("budget", BUDGETS), ("compensation", COMPENSATIONS)):
+            if getattr(self, name) not in allowed:
+                raise PruningError(f"{name}={getattr(self, name)!r} is not one of {list(allowed)}.")
+        if not isinstance(self.min_units, Integral) or int(self.min_units) < 1:
+            raise PruningError(f"min_units={self.min_units!r} must be an integer of at least 1.")
+        if self.seed is not None and (not isinstance(self.seed, Integral) or int(self.seed) < 0):
+            raise PruningError(f"seed={self.seed!r} must be None or an integer of at least 0.")
+        if isinstance(self.ignore, str):
+            object.__setattr__(self, "ignore", (self.ignore,))
+        if not self.structured:
+            if self.criterion in SPANNING:
+                raise PruningError(f"criterion={self.criterion!r} ranks whole units: it needs structured=True.")
+            raise PruningError("structured=False (masks) is not available in this version: use structured=True.")
+
+    @property
+    def criterion_name(self) -> str:
+        """The name for reports."""
+        return self.criterion if isinstance(self.criterion, str) else getattr(self.criterion, "__name__", "custom")
+
+
+def sparsity_by_network(sparsity: Target, names: list[str], scope: str) -> dict[str, float]:
+    """:return: the target of every named network; raises :class:`PruningError` for what is not in [0, 1)."""
+    if isinstance(sparsity, Mapping):
+        unknown = sorted(set(sparsity) - set(names))
+        if unknown:
+            raise PruningError(f"sparsity names {unknown}, but the networks with units are {names}.")
+        if scope == "global":
+            raise PruningError("scope='global' has one budget: give one sparsity, not one a network.")
+    return dict(sparsity) if isinstance(sparsity, Mapping) else dict.fromkeys(names, sparsity)
+
+
+def check_sparsity(sparsity: Any) -> None:
+    """:raises PruningError: it is neither a number in [0, 1) nor a mapping from network to such numbers."""
+    for name, value in (sparsity if isinstance(sparsity, Mapping) else {"": sparsity}).items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
+            what = f"sparsity of {name}" if name else "sparsity"
+            raise PruningError(f"{what} is {value!r}: it must be a number in [0, 1), such as 0.9 for 90 %.")
