@@ -1,0 +1,152 @@
+"""``crop`` scores of agents against |θ ⊙ Hg| from a dense Hessian in double precision, of losses written as SB3 writes them."""
+
+import numpy as np
+import pytest
+import stable_baselines3.common.policies
+import torch as th
+import torch.nn.functional as F  # noqa: N812
+from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
+
+import rl_crop
+from tests.sb3.agents import ppo, sac
+
+ARCH = {"pi": [6, 5], "vf": [5, 4], "qf": [5, 4]}
+GAMMA, ENT_COEF, SEED, SIZE = 0.97, 0.05, 3, 24
+
+
+@pytest.fixture(autouse=True)
+def double_observations(monkeypatch):
+    original = stable_baselines3.common.policies.preprocess_obs
+    monkeypatch.setattr(stable_baselines3.common.policies, "preprocess_obs", lambda *a, **k: original(*a, **k).double())
+
+
+def normal(*shape):
+    return th.randn(*shape, dtype=th.float64)
+
+
+def ppo_batch(policy):
+    actions = policy.action_space
+    chosen = th.randint(0, 2, (SIZE, 1)).double() if actions.shape == () else normal(SIZE, *actions.shape)
+    observations = normal(SIZE, *policy.observation_space.shape)
+    return RolloutBufferSamples(observations, chosen, *(normal(SIZE) for _ in range(4)))
+
+
+def sac_batch(policy):
+    observations, following = normal(2, SIZE, 3)
+    dones = (th.rand(SIZE, 1) < 0.2).double()
+    return ReplayBufferSamples(observations, normal(SIZE, 1).tanh(), following, dones, normal(SIZE, 1))
+
+
+def ppo_actor_loss(policy, batch, number):
+    actions = batch.actions.long().flatten() if policy.action_space.shape == () else batch.actions
+    _, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
+    advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
+    ratio = th.exp(log_prob - log_prob.detach())
+    policy_loss = -th.min(advantages * ratio, advantages * th.clamp(ratio, 0.8, 1.2)).mean()
+    entropy_loss = -th.mean(-log_prob) if entropy is None else -th.mean(entropy)
+    return policy_loss + ENT_COEF * entropy_loss
+
+
+def ppo_critic_loss(policy, batch, number):
+    return F.mse_loss(batch.returns, policy.predict_values(batch.observations).flatten())
+
+
+def sac_actor_loss(policy, batch, number):
+    th.manual_seed(SEED + number)
+    if policy.actor.use_sde:
+        policy.actor.reset_noise()
+    actions, log_prob = policy.actor.action_log_prob(batch.observations)
+    values, _ = th.min(th.cat(policy.critic(batch.observations, actions), dim=1), dim=1, keepdim=True)
+    return (ENT_COEF * log_prob.reshape(-1, 1) - values).mean()
+
+
+def sac_critic_loss(policy, batch, number):
+    th.manual_seed(SEED + number)
+    if policy.actor.use_sde:
+        policy.actor.reset_noise()
+    with th.no_grad():
+        actions, log_prob = policy.actor.action_log_prob(batch.next_observations)
+        values, _ = th.min(th.cat(policy.critic_target(batch.next_observations, actions), dim=1), dim=1, keepdim=True)
+        target = batch.rewards + (1 - batch.dones) * GAMMA * (values - ENT_COEF * log_prob.reshape(-1, 1))
+    return 0.5 * sum(F.mse_loss(q, target) for q in policy.critic(batch.observations, batch.actions))
+
+
+def layers(path, heads, extra=()):
+    """Slices (tensor, axis) of the units of a chain of two hidden layers: rows, biases, columns of what follows."""
+    first, second = f"{path}.0", f"{path}.2"
+    own = {name: [(f"{name}.weight", 0), (f"{name}.bias", 0)] for name in (first, second)}
+    own[first].append((f"{second}.weight", 1))
+    own[second] += [(f"{head}.weight", 1) for head in heads] + list(extra)
+    return own
+
+
+def twins(n_critics):
+    chains = [layers(f"critic.qf{twin}", [f"critic.qf{twin}.4"]) for twin in range(n_critics)]
+    return {name: [piece for chain in chains for piece in list(chain.values())[place]] for place, name in enumerate(chains[0])}
+
+
+def dense_scores(policy, loss, batches, groups):
+    names = list(dict.fromkeys(tensor for pieces in groups.values() for tensor, _ in pieces))
+    parameters = [dict(policy.named_parameters())[name] for name in names]
+    total = sum(loss(policy, batch, number) for number, batch in enumerate(batches))
+    grads = th.autograd.grad(total, parameters, create_graph=True, allow_unused=True)
+    flat = th.cat([(th.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, grads, strict=True)])
+    rows = [th.autograd.grad(g, parameters, retain_graph=True, allow_unused=True) for g in flat] if flat.requires_grad else []
+    hessian = th.stack(
+        [
+            th.cat([(th.zeros_like(p) if r is None else r).flatten() for p, r in zip(parameters, row, strict=True)])
+            for row in rows
+        ]
+    )
+    assert th.allclose(hessian, hessian.T, atol=1e-9 * float(hessian.abs().max()))
+    product = (th.cat([p.detach().flatten() for p in parameters]) * (hessian @ flat.detach())).abs()
+    parts = dict(zip(names, product.split([p.numel() for p in parameters]), strict=True))
+    shaped = {name: parts[name].reshape(p.shape).numpy() for name, p in zip(names, parameters, strict=True)}
+
+    def over_others(piece):
+        array, axis = shaped[piece[0]], piece[1]
+        return array.sum(tuple(place for place in range(array.ndim) if place != axis))
+
+    return {group: np.sum([over_others(piece) for piece in pieces], axis=0) for group, pieces in groups.items()}
+
+
+CASES = {
+    "ppo_discrete": (lambda: ppo(net_arch=ARCH), ()),
+    "ppo_box": (lambda: ppo("Pendulum-v1", net_arch=ARCH), ()),
+    "ppo_sde": (lambda: ppo("Pendulum-v1", net_arch=ARCH, use_sde=True), [("log_std", 0)]),
+    "sac": (lambda: sac(net_arch=ARCH), ()),
+    "sac_sde": (lambda: sac(net_arch=ARCH, use_sde=True), [("actor.log_std", 0)]),
+    "sac_three_critics": (lambda: sac(net_arch=ARCH, n_critics=3), ()),
+}
+
+
+@pytest.mark.parametrize("network", ["actor", "critic"])
+@pytest.mark.parametrize("case", CASES)
+def test_crop_is_the_dense_hessian(case, network):
+    make, extra = CASES[case]
+    policy = make().policy.double()
+    th.manual_seed(0)
+    with th.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.3 * th.randn_like(parameter))
+    if case.startswith("ppo"):
+        batches = [ppo_batch(policy) for _ in range(2)]
+        loss = ppo_actor_loss if network == "actor" else ppo_critic_loss
+        actor, critic = (
+            layers("mlp_extractor.policy_net", ["action_net"], extra),
+            layers("mlp_extractor.value_net", ["value_net"]),
+        )
+    else:
+        batches = [sac_batch(policy) for _ in range(2)]
+        loss = sac_actor_loss if network == "actor" else sac_critic_loss
+        heads = ["actor.mu.0"] if extra else ["actor.mu", "actor.log_std"]
+        actor, critic = layers("actor.latent_pi", heads, extra), twins(len(policy.critic.q_networks))
+    groups = actor if network == "actor" else critic
+    plan = rl_crop.plan_policy_pruning(
+        policy, {network: 0.5}, batches=batches, gamma=GAMMA, ent_coef=ENT_COEF, seed=SEED, compensation="none"
+    )
+    expected = dense_scores(policy, loss, batches, groups)
+    assert plan.scores.keys() == expected.keys()
+    for name, scores in plan.scores.items():
+        error = np.abs(scores - expected[name]).max() / expected[name].max()
+        assert error <= 1e-8, (name, error)
