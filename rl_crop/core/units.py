@@ -187,7 +187,7 @@ def _groups(
     rank = {name: place for place, name in enumerate(forward_order)}
     found = []
     for signature, positions in by_signature.items():
-        table = np.stack(sorted(positions, key=lambda row: tuple(row.tolist())))
+        table = np.array(sorted(row.tolist() for row in positions))
         columns = np.array(signature)
         slots = [
             Slot(axes[slot][0], axes[slot][1], table[:, columns == slot], roles[slot]) for slot in dict.fromkeys(signature)

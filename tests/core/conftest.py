@@ -1,0 +1,12 @@
+import pytest
+import torch as th
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    """Oracles need float64; one thread and fixed seeds make every test repeat itself."""
+    th.set_num_threads(1)
+    th.set_default_dtype(th.float64)
+    th.manual_seed(0)
+    yield
+    th.set_default_dtype(th.float32)
