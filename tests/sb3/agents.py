@@ -73,6 +73,13 @@ SCORING = {"n_batches": 2, "batch_size": 64}
 """Small scoring batches."""
 
 
+SIZES = (
+    "in_features", "out_features", "net_arch", "latent_dim_pi", "latent_dim_vf", "actor_kwargs", "critic_kwargs", "net_args",
+    "training",
+)  # fmt: skip
+"""Attributes of modules that a cut changes, or must not."""
+
+
 def tensors(model: BaseAlgorithm) -> dict[str, th.Tensor]:
     """A copy of every parameter and buffer of the policy, targets included."""
     return {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
@@ -91,9 +98,8 @@ def state(model: BaseAlgorithm) -> dict[str, Any]:
         f"{name}.{key}": repr(value)
         for name, module in model.policy.named_modules()
         for key, value in vars(module).items()
-        if key in ("in_features", "out_features", "net_arch", "latent_dim_pi", "latent_dim_vf", "actor_kwargs", "critic_kwargs",
-                   "net_args", "training")
-    }  # fmt: skip
+        if key in SIZES
+    }
     found["policy_kwargs"] = repr(model.policy_kwargs)
     found["history"] = repr(getattr(model, "pruning_history", []))
     found["noise"] = noise(model)
@@ -103,8 +109,8 @@ def state(model: BaseAlgorithm) -> dict[str, Any]:
 def noise(model: BaseAlgorithm) -> Any:
     """Exploration noise that is drawn before it is used."""
     distribution = getattr(model.policy, "actor", model.policy).action_dist
-    names = ("latent_sde_dim", "exploration_mat", "exploration_matrices")
-    return [getattr(distribution, name, None) for name in names]
+    values = [getattr(distribution, name, None) for name in ("latent_sde_dim", "exploration_mat", "exploration_matrices")]
+    return [value.detach().clone() if isinstance(value, th.Tensor) else value for value in values]
 
 
 def equal(first: Any, second: Any) -> bool:
@@ -113,6 +119,8 @@ def equal(first: Any, second: Any) -> bool:
         return first.keys() == second.keys() and all(equal(value, second[key]) for key, value in first.items())
     if isinstance(first, (list, tuple)):
         return len(first) == len(second) and all(equal(one, other) for one, other in zip(first, second, strict=True))
+    if type(first) is not type(second):
+        return False
     if isinstance(first, th.Tensor):
         return first.shape == second.shape and first.dtype == second.dtype and np.array_equal(
             first.detach().numpy(), second.detach().numpy(), equal_nan=first.is_floating_point()

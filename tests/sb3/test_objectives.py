@@ -14,8 +14,8 @@ from tests.sb3.agents import AGENTS
 def fixed_noise(monkeypatch):
     """Every sample of a normal distribution is the same number of standard deviations from its mean."""
 
-    def rsample(self, shape=th.Size()):
-        extended = self._extended_shape(shape)
+    def rsample(self, shape=()):
+        extended = self._extended_shape(th.Size(shape))
         return self.loc + self.scale * th.linspace(-1, 1, extended.numel()).reshape(extended)
 
     monkeypatch.setattr(th.distributions.Normal, "rsample", rsample)

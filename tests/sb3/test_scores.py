@@ -1,4 +1,4 @@
-"""``crop`` scores of agents against |θ ⊙ Hg| from a dense Hessian in double precision, of losses written as SB3 writes them."""
+"""``crop`` scores of agents against |θ ⊙ Hg| from a dense Hessian in double precision, of losses written as in SB3."""
 
 import numpy as np
 import pytest
@@ -83,6 +83,10 @@ def layers(path, heads, extra=()):
 def twins(n_critics):
     chains = [layers(f"critic.qf{twin}", [f"critic.qf{twin}.4"]) for twin in range(n_critics)]
     return {name: [piece for chain in chains for piece in list(chain.values())[place]] for place, name in enumerate(chains[0])}
+
+
+def flattened(grads, parameters):
+    return th.cat([(th.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, grads, strict=True)])
 
 
 def dense_scores(policy, loss, batches, groups):

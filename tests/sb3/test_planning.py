@@ -1,0 +1,122 @@
+"""Planning changes nothing: neither on data that the agent has, nor where a rollout has to be collected for it."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+
+import rl_crop
+from tests.sb3.agents import AGENTS, SCORING, equal, noise, ppo, sac, state, tensors
+
+
+def everything(model, collected=False):
+    """What planning must not touch; the environment alone may move where it has to."""
+    buffer = getattr(model, "rollout_buffer", None) or model.replay_buffer
+    spaces, normalize = (model.action_space, model.observation_space), model.get_vec_normalize_env()
+    found = state(model)
+    found |= {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": th.get_rng_state(),
+        "spaces": [space._np_random and space._np_random.bit_generator.state for space in spaces],
+        "buffer": {key: value for key, value in vars(buffer).items() if key != "device" and not key.endswith("_space")},
+        "episodes": list(model.ep_info_buffer or []),
+        "counters": [model.num_timesteps, model._total_timesteps, model._episode_num, model._current_progress_remaining],
+        "updates": [model._n_updates, getattr(model, "log_ent_coef", None)],
+        "requires_grad": [p.requires_grad for p in model.policy.parameters()],
+    }
+    if not collected:
+        found["last_obs"] = [model._last_obs, model._last_original_obs]
+    if normalize is not None:
+        found["normalize"] = [normalize.training, normalize.returns, vars(normalize.obs_rms), vars(normalize.ret_rms)]
+    return copy.deepcopy(found)
+
+
+def assert_untouched(model, before, collected=False):
+    after = everything(model, collected)
+    for key, value in before.items():
+        assert equal(value, after[key]), key
+
+
+CRITERIA = ["crop", "crop_gate", "snip", "grasp", "synflow", "magnitude", "random", "span", "span_crop"]
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("name", ["ppo_sde", "sac_sde"])
+def test_with_data_by_every_criterion(name, criterion):
+    model = AGENTS[name]().learn(128)
+    before = everything(model)
+    str(rl_crop.plan_policy_pruning(model, 0.6, criterion=criterion, **SCORING))
+    assert_untouched(model, before)
+
+
+def test_with_data(make_agent):
+    model = make_agent().learn(64)
+    model.policy.set_training_mode(True)
+    before = everything(model)
+    rl_crop.plan_policy_pruning(model, 0.6, criterion="span_crop", compensation="distill", **SCORING)
+    assert_untouched(model, before)
+
+
+def test_where_a_rollout_is_collected(make_agent):
+    model = make_agent()
+    for trained in (False, True):
+        if trained:
+            model.learn(64)
+            model.rollout_buffer.reset() if hasattr(model, "rollout_buffer") else model.replay_buffer.reset()
+        before = everything(model, collected=True)
+        last_obs = copy.deepcopy(model._last_obs)
+        rl_crop.plan_policy_pruning(model, 0.6, **SCORING)
+        assert_untouched(model, before, collected=True)
+        assert last_obs is None or not equal(last_obs, model._last_obs)
+    model.learn(64, reset_num_timesteps=False)
+
+
+def moment(model):
+    """Weights, exploration noise and generators of this moment."""
+    return [tensors(model), noise(model), random.getstate(), np.random.get_state(), th.get_rng_state()]
+
+
+@pytest.mark.parametrize("when", [60, "lazy", "epi"])
+@pytest.mark.parametrize("name", ["ppo_discrete", "ppo_sde", "ppo_normalized", "sac", "sac_sde", "sac_normalized"])
+def test_a_run_is_the_dense_run_until_the_cut(name, when, monkeypatch):
+    callback = rl_crop.PruningCallback(0.6, when=when, latest=180, verbose=0, **SCORING)
+    before, cut = [], callback._cut
+
+    def look_and_cut():
+        before.append(moment(callback.model))
+        cut()
+
+    monkeypatch.setattr(callback, "_cut", look_and_cut)
+    model = AGENTS[name]().learn(320, callback=callback)
+    [event] = model.pruning_history
+    dense = AGENTS[name]()
+    expected = []
+
+    class Look(BaseCallback):
+        def _on_rollout_start(self):
+            if self.num_timesteps == event["timesteps"]:
+                expected.append(moment(self.model))
+
+        def _on_step(self):
+            return True
+
+    dense.learn(320, callback=Look())
+    assert len(before) == 1 and equal(before, expected)
+
+
+@pytest.mark.parametrize("make", [ppo, sac])
+def test_a_plan_is_applied_once_and_recorded(make):
+    model = make().learn(64)
+    plan = rl_crop.plan_policy_pruning(model, 0.5, **SCORING)
+    assert not hasattr(model, "pruning_history")
+    report = plan.apply()
+    assert report.widths == {name: (width, plan.widths_after[name]) for name, width in plan.widths_before.items()}
+    [event] = model.pruning_history
+    assert event["source"] == "plan_policy_pruning" and event["sparsity"] == report.sparsity
+    with pytest.raises(rl_crop.PruningError, match="make a new plan"):
+        plan.apply()
+    assert len(model.pruning_history) == 1
