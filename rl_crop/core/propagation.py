@@ -11,6 +11,7 @@ from rl_crop.core.rearranging import MOVES, rearrange
 from rl_crop.core.tracing import LAYER_CALLS, Axes, LabelTracer, channel_axis, layer_arguments
 
 INPUT = "reads the network's inputs"
+BARE = "passes a normalisation without weights"
 FIXED = "is combined with a tensor of fixed size"
 
 
@@ -129,6 +130,8 @@ def _tie_vectors(tracer: LabelTracer, channels: np.ndarray | None, vectors: tupl
 
 def _channel_norm(tracer: LabelTracer, x: th.Tensor, out: th.Tensor, vectors: tuple[Any, ...]) -> None:
     axes = tracer.axes(x)
+    if not any(isinstance(vector, th.Tensor) for vector in vectors):  # its size attribute could not be found again
+        tracer.freeze_tensor(x, BARE)
     _tie_vectors(tracer, None if axes is None else axes[1], vectors)
     if axes is not None:
         tracer.label(out, axes)
@@ -154,7 +157,7 @@ def _layer_norm(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: t
     call = dict(zip(("input", "normalized_shape", "weight", "bias"), args, strict=False)) | kwargs
     axes: Axes = tracer.axes(call["input"]) or (None,) * call["input"].dim()
     if call.get("weight") is None:  # nothing to cut, but its normalized_shape would no longer fit
-        tracer.freeze_tensor(call["input"], "passes a normalisation without weights")
+        tracer.freeze_tensor(call["input"], BARE)
     n_axes = len(call["normalized_shape"])
     for vector in (call.get("weight"), call.get("bias")):
         if isinstance(vector, th.Tensor):
@@ -180,7 +183,10 @@ def _elementwise(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: 
 
 def _prelu(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> None:
     call = dict(zip(("input", "weight"), args, strict=False)) | kwargs
-    _channel_norm(tracer, call["input"], out, (call["weight"],) if call["weight"].numel() > 1 else ())
+    if call["weight"].numel() > 1:
+        _channel_norm(tracer, call["input"], out, (call["weight"],))
+    else:
+        tracer.label(out, tracer.axes(call["input"]) or ())
 
 
 _CHANNEL_RULES: dict[Callable, Callable[..., None]] = {
