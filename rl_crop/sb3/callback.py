@@ -93,6 +93,10 @@ class PruningCallback(BaseCallback):
         self._own: frozenset[str] = frozenset()
         self._next_check = self._retry_at = 0
 
+    def _init_callback(self) -> None:
+        if self.parent is not None:
+            raise PruningError("PruningCallback hears of no rollout inside another callback: put it beside it, in a list.")
+
     def _on_training_start(self) -> None:
         """Whatever is wrong with the arguments raises here, before the first step."""
         self.timetable, self._plan, self._batches = None, None, []  # nothing of an earlier run
@@ -119,8 +123,7 @@ class PruningCallback(BaseCallback):
             self.model.pruning_history = []  # type: ignore[attr-defined]
 
     def _check_arguments(self) -> None:
-        if self.parent is not None:
-            raise PruningError("PruningCallback hears of no rollout inside another callback: put it beside it, in a list.")
+        self._init_callback()  # a list sets the parent later
         Settings(**self.settings)
         target_by_network(self.sparsity, self.networks)
         for name, value, allowed in (("schedule", self.schedule, SCHEDULES), ("on_error", self.on_error, ("raise", "warn"))):

@@ -54,9 +54,7 @@ class Timetable:
         self.earliest, self.latest = max(self.earliest, not_before), max(self.latest, not_before)
         self.first: int | None = None if isinstance(when, str) else self.steps("when", when)
         if isinstance(when, float) and when >= 1:
-            raise PruningError(
-                f"when={when!r} must be below 1: a float is a share of the budget; timesteps are an int."
-            )
+            raise PruningError(f"when={when!r} must be below 1: a float is a share of the budget; timesteps are an int.")
         self.last = self.steps("until", until)
         if n_events > 1 and self.first is not None and self.last < self.first:
             raise PruningError(f"until ({self.last:,} steps) is before when ({self.first:,} steps).")

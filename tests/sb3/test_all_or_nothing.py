@@ -1,0 +1,93 @@
+"""A failure at any point of a cut leaves the agent bit for bit as it was, and it trains on as if nothing had happened."""
+
+import pytest
+
+import rl_crop
+from rl_crop.core.surgery import Transaction
+from tests.sb3.agents import AGENTS, SCORING, equal, tensors, unmoved
+
+NAMES = ["ppo_discrete", "ppo_sde", "sac_sde", "sac_three_critics", "sac_normalized"]
+
+
+class Injected(Exception):
+    """Not an error that anything in the package raises or expects."""
+
+
+def fail_at(monkeypatch, method, k):
+    """The k-th call of a method of a transaction does its work and then fails."""
+    calls, original = [], getattr(Transaction, method)
+
+    def wrapped(self, *args):
+        calls.append(method)
+        original(self, *args)
+        if len(calls) == k:
+            raise Injected
+
+    monkeypatch.setattr(Transaction, method, wrapped)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("method", "k"), [("set_data", 1), ("set_data", 7), ("set_data", 12), ("set_item", 3), ("set_attribute", 5)]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_failure_while_cutting(name, method, k, monkeypatch):
+    model, twin = AGENTS[name]().learn(64), AGENTS[name]().learn(64)
+    with monkeypatch.context() as patch, unmoved(model):
+        calls = fail_at(patch, method, k)
+        with pytest.raises(rl_crop.PruningError, match="Injected"):
+            rl_crop.prune_policy(model, 0.6, **SCORING)
+        assert len(calls) == k
+    for agent in (model, twin):
+        agent.set_random_seed(1)
+        agent.learn(64, reset_num_timesteps=False)
+    assert equal(tensors(model), tensors(twin))
+
+
+@pytest.mark.parametrize("keywords", [{"schedule": "iterative"}, {"compensation": "distill"}], ids=str)
+@pytest.mark.parametrize("name", ["ppo_sde", "sac_sde"])
+def test_a_failure_at_the_very_end(name, keywords, monkeypatch):
+    model = AGENTS[name]().learn(64)
+    from rl_crop.sb3 import subject
+
+    calls, original = [], subject.rewrite_sizes
+    last = 4 if "schedule" in keywords else 1
+
+    def rewrite_and_fail(*args):
+        original(*args)
+        calls.append(args)
+        if len(calls) == last:
+            raise Injected
+
+    monkeypatch.setattr(subject, "rewrite_sizes", rewrite_and_fail)
+    with unmoved(model), pytest.raises(rl_crop.PruningError, match="Injected"):
+        rl_crop.prune_policy(model, 0.7, **keywords, **SCORING)
+    assert len(calls) == last
+
+
+@pytest.mark.parametrize("name", ["ppo_sde", "sac_sde"])
+def test_a_failure_in_the_callback_is_tried_again(name, monkeypatch):
+    callback = rl_crop.PruningCallback(0.6, when=64, latest=400, verbose=0, **SCORING)
+    cut, attempts = callback._cut, []
+
+    def watched_cut():
+        attempts.append(callback.num_timesteps)
+        if len(attempts) > 1:
+            return cut()
+        with monkeypatch.context() as patch, unmoved(callback.model):
+            fail_at(patch, "set_data", 5)
+            cut()
+
+    monkeypatch.setattr(callback, "_cut", watched_cut)
+    with pytest.warns(UserWarning, match="No pruning at .* steps: .*Injected"):
+        model = AGENTS[name]().learn(384, callback=callback)
+    [event] = model.pruning_history
+    assert attempts[1:] == [event["timesteps"]] and attempts[0] < attempts[1]
+
+
+def test_a_size_written_into_forward_is_refused():
+    model = AGENTS["ppo_discrete"]().learn(64)
+    forward = model.policy.mlp_extractor.forward_critic
+    model.policy.mlp_extractor.forward_critic = lambda features: forward(features).reshape(-1, 16)
+    with unmoved(model), pytest.raises(rl_crop.PruningError):
+        rl_crop.prune_policy(model, {"critic": 0.6}, **SCORING)

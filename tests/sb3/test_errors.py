@@ -1,0 +1,187 @@
+"""What is wrong is said before anything changes; what fails for want of good data is tried again."""
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN, PPO, TD3
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EveryNTimesteps
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.torch_layers import MlpExtractor
+
+import rl_crop
+from tests.sb3.agents import AGENTS, SCORING, equal, make_env, ppo, tensors, unmoved
+
+BAD = [
+    ({"sparsity": 1.0}, r"in \[0, 1\)"),
+    ({"sparsity": -0.1}, r"in \[0, 1\)"),
+    ({"sparsity": "0.9"}, r"in \[0, 1\)"),
+    ({"sparsity": True}, r"in \[0, 1\)"),
+    ({"sparsity": float("nan")}, r"in \[0, 1\)"),
+    ({"sparsity": None}, r"in \[0, 1\)"),
+    ({"sparsity": {"actor": 1.0}}, r"sparsity of actor is 1.0"),
+    ({"sparsity": {"nobody": 0.5}}, "'nobody'.*actor"),
+    ({"networks": ["nobody"]}, "'nobody'.*actor"),
+    ({"networks": []}, "networks is empty"),
+    ({"networks": ["critic"], "sparsity": {"actor": 0.5}}, "critic"),
+    ({"min_units": 12, "sparsity": 0.9}, "largest reachable is 0.[1-7]"),
+    ({"min_units": 0}, "min_units"),
+    ({"criterion": "corp"}, "'corp'.*crop"),
+    ({"scope": "world"}, "'world'.*network"),
+    ({"budget": "money"}, "'money'.*params"),
+    ({"compensation": "hope"}, "'hope'.*least_squares"),
+    ({"schedule": "slowly"}, "'slowly'.*one_shot"),
+]
+BAD_FOR_THE_CALLBACK = [
+    *BAD,
+    ({"when": "soon"}, "'soon'.*lazy"),
+    ({"when": True}, "when=True"),
+    ({"when": -0.1}, "when=-0.1"),
+    ({"when": 1.0}, "when=1.0"),
+    ({"when": float("nan")}, "when=nan"),
+    ({"when": None}, "when=None"),
+    ({"earliest": 0.5, "latest": 0.2}, "earliest .* is after latest"),
+    ({"earliest": "start"}, "earliest='start'"),
+    ({"schedule": "gradual", "when": 0.5, "until": 0.2}, "until .* is before when"),
+    ({"schedule": "gradual", "n_events": 0}, "n_events"),
+    ({"n_batches": 0}, "n_batches"),
+    ({"batch_size": "all"}, "batch_size"),
+    ({"on_error": "ignore"}, "'ignore'.*raise"),
+]
+
+
+@pytest.mark.parametrize(("keywords", "message"), BAD, ids=str)
+def test_prune_policy_says_what_is_wrong(make_plain, keywords, message):
+    model = make_plain()
+    with unmoved(model), pytest.raises(rl_crop.PruningError, match=message):
+        rl_crop.prune_policy(model, **{"sparsity": 0.5, "n_batches": 1, "batch_size": 8} | keywords)
+    assert not hasattr(model, "pruning_history")
+
+
+@pytest.mark.parametrize(("keywords", "message"), BAD_FOR_THE_CALLBACK, ids=str)
+def test_the_callback_says_it_before_the_first_step(make_plain, keywords, message):
+    model = make_plain()
+    with unmoved(model), pytest.raises(rl_crop.PruningError, match=message):
+        model.learn(64, callback=rl_crop.PruningCallback(**{"sparsity": 0.5} | keywords))
+    assert model.num_timesteps == 0 and not hasattr(model, "pruning_history")
+
+
+@pytest.mark.parametrize("wrap", [lambda c: EveryNTimesteps(10, c), lambda c: EvalCallback(make_env("CartPole-v1"), c)])
+def test_inside_another_callback_it_says_that_it_would_never_cut(wrap):
+    with pytest.raises(rl_crop.PruningError, match="in a list"):
+        ppo().learn(64, callback=wrap(rl_crop.PruningCallback(0.5)))
+
+
+@pytest.mark.parametrize(("algorithm", "env"), [(DQN, "CartPole-v1"), (TD3, "Pendulum-v1")])
+def test_other_policies_are_refused(algorithm, env):
+    model = algorithm("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, buffer_size=100)
+    before = tensors(model)
+    for attempt in (
+        lambda: rl_crop.prune_policy(model, 0.5),
+        lambda: rl_crop.plan_policy_pruning(model.policy, 0.5, criterion="magnitude", compensation="none"),
+        lambda: model.learn(20, callback=rl_crop.PruningCallback(0.5)),
+    ):
+        with pytest.raises(rl_crop.PruningError, match="is not supported"):
+            attempt()
+    assert equal(tensors(model), before) and model.num_timesteps == 0
+    with pytest.raises(rl_crop.PruningError, match="not Linear"):
+        rl_crop.prune_policy(th.nn.Linear(2, 2), 0.5)
+
+
+def test_hidden_layers_of_ones_own_are_refused():
+    class Own(MlpExtractor):
+        pass
+
+    model = ppo()
+    model.policy.mlp_extractor.__class__ = Own
+    with unmoved(model), pytest.raises(rl_crop.PruningError, match="MlpExtractor"):
+        rl_crop.prune_policy(model, 0.5, **SCORING)
+
+
+def test_feature_extractors_are_left_whole_and_listed():
+    policy_kwargs = {"net_arch": [16], "features_extractor_kwargs": {"features_dim": 8}}
+    model = PPO("CnnPolicy", FakeImageEnv(2, 40, 40, 3), n_steps=16, batch_size=16, n_epochs=1, policy_kwargs=policy_kwargs)
+    before = tensors(model)
+    report = rl_crop.prune_policy(model, 0.5, n_batches=1, batch_size=16)
+    assert set(report.widths) == {"mlp_extractor.policy_net.0", "mlp_extractor.value_net.0"}
+    for layer in ("cnn.0", "cnn.2", "cnn.4", "linear.0"):
+        assert "features extractor" in report.untouched[f"features_extractor.{layer}"]
+        assert tensors(model)[f"features_extractor.{layer}.weight"].shape == before[f"features_extractor.{layer}.weight"].shape
+    model.learn(16)
+
+
+class Poison(BaseCallback):
+    """Makes what the next callback scores NaN until a time, and mends it before training sees it."""
+
+    def __init__(self, until, mend=None):
+        super().__init__()
+        self.until, self.other, self.kept = until, mend, None
+
+    def turn(self):
+        on_policy = hasattr(self.model, "rollout_buffer")
+        values = self.model.rollout_buffer.returns if on_policy else self.model.replay_buffer.rewards
+        if self.other is not None:
+            values[:] = self.other.kept
+        else:
+            self.kept = values.copy()
+            if self.num_timesteps < self.until:
+                values[:] = np.nan
+
+    def _on_rollout_start(self):
+        if not hasattr(self.model, "rollout_buffer"):
+            self.turn()
+
+    def _on_rollout_end(self):
+        if hasattr(self.model, "rollout_buffer"):
+            self.turn()
+
+    def _on_step(self):
+        return True
+
+
+def learn_with_nan(model, until, **keywords):
+    callback = rl_crop.PruningCallback(0.5, when=0.1, latest=300, verbose=0, **SCORING, **keywords)
+    poison = Poison(until)
+    with pytest.warns(UserWarning, match="No pruning at .* steps: The (loss|gradient) .* nan"):
+        model.learn(640, callback=[poison, callback, Poison(until, mend=poison)])
+
+
+def test_a_loss_that_is_not_finite_is_tried_again(make_plain):
+    model = make_plain()
+    learn_with_nan(model, until=130)
+    [event] = model.pruning_history
+    assert 130 <= event["timesteps"] <= 640 and event["decided_by"] == "fixed"
+
+
+def test_until_latest_and_then_it_raises(make_plain):
+    model = make_plain()
+    with pytest.raises(rl_crop.PruningError, match="nan"):
+        learn_with_nan(model, until=10**6)
+    assert 300 <= model.num_timesteps < 640 and model.pruning_history == []
+
+
+def test_or_warns_and_trains_on_as_the_dense_agent(make_plain):
+    model, dense = make_plain(), make_plain()
+    model.set_random_seed(1)
+    learn_with_nan(model, until=10**6, on_error="warn")
+    assert model.pruning_history == []
+    dense.set_random_seed(1)
+    assert equal(tensors(model), tensors(dense.learn(640)))
+
+
+def test_no_data(tmp_path, make_plain):
+    model = make_plain()
+    model.save(tmp_path / "agent.zip")
+    loaded = type(model).load(tmp_path / "agent.zip")
+    with unmoved(loaded), pytest.raises(rl_crop.PruningError, match="no environment"):
+        rl_crop.prune_policy(loaded, 0.5)
+    rl_crop.prune_policy(loaded, 0.5, criterion="magnitude", compensation="none")
+    assert len(loaded.pruning_history) == 1
+
+
+def test_learning_that_never_starts():
+    model = AGENTS["sac"](learning_starts=1000)
+    with pytest.raises(rl_crop.PruningError, match="learning has not started"):
+        model.learn(64, callback=rl_crop.PruningCallback(0.5, when=10, **SCORING))
+    with pytest.warns(UserWarning, match="learning has not started"):
+        model.learn(64, callback=rl_crop.PruningCallback(0.5, when=10, on_error="warn", **SCORING))
+    assert model.pruning_history == []
