@@ -58,7 +58,7 @@ class Timetable:
         self.last = self.steps("until", until)
         if n_events > 1 and self.first is not None and self.last < self.first:
             raise PruningError(f"until ({self.last:,} steps) is before when ({self.first:,} steps).")
-        self.n_done = len(past)
+        self.n_done = max((event["event"] + 1 for event in past), default=0)
         self.decided_by = "fixed"
         if past and self.first is None:  # the trigger has fired in an earlier part of the run
             self.first, self.decided_by = past[0]["timesteps"], past[-1]["decided_by"]
@@ -104,10 +104,8 @@ class Timetable:
         """
         if self.first is None:
             fires = regular and (self._lazy.check() if self._lazy is not None else self._indicator.check(propose()))
-            if now < self.earliest:
+            if now < self.earliest or (not fires and now < self.latest):
                 self._settled_early = fires
-                return False
-            if not fires and now < self.latest:
                 return False
             self.first = now
             self.decided_by = "latest" if not fires else "earliest" if self._settled_early else self.rule
