@@ -10,7 +10,6 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.utils import obs_as_tensor
 
 from rl_crop import prune_policy
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, collect, rollout_samples, split
@@ -68,7 +67,7 @@ def measure(
     :return: one row a combination: ``action`` and ``value`` are explained variances
     """
     scored, held_out = two_halves(model, N_BATCHES * BATCH_SIZE, seed)
-    observations = th.cat([obs_as_tensor(batch.observations, model.device) for batch in held_out])
+    observations = th.cat([batch.observations for batch in held_out])
     actions = th.cat([batch.actions for batch in held_out])
     dense = outputs(model.policy, observations, actions)
     coefficients = {"gamma": model.gamma, "ent_coef": entropy_coefficient(model)}  # type: ignore[attr-defined]
