@@ -69,7 +69,7 @@ class Budget:
     def sparsity(self, widths: Widths) -> float:
         """:return: the share of the prunable part that is gone at these widths."""
         before = self.cost({})
-        return 1.0 - self.cost(widths) / before if before else 0.0
+        return (before - self.cost(widths)) / before if before else 0.0
 
 
 def allocate(
