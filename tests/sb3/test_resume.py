@@ -1,0 +1,117 @@
+"""A resumed run does not prune twice, and goes on where its schedule was interrupted."""
+
+import pytest
+from stable_baselines3.common.callbacks import BaseCallback
+
+import rl_crop
+from tests.sb3.agents import AGENTS, SCORING, consistent, tensors
+
+GRADUAL = {"schedule": "gradual", "when": 64, "until": 256, "n_events": 4, "verbose": 0, **SCORING}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """A function that saves an agent and loads it again."""
+
+    def saved_and_loaded(model):
+        model.save(tmp_path / "agent.zip")
+        return type(model).load(tmp_path / "agent.zip", env=model.get_env())
+
+    return saved_and_loaded
+
+
+@pytest.mark.parametrize("keywords", [{"when": 64}, {"when": "lazy", "latest": 128}, {"when": "epi", "latest": 128}], ids=str)
+def test_a_resumed_run_is_not_pruned_twice(make_plain, keywords, load):
+    def callback():
+        return rl_crop.PruningCallback(0.6, verbose=0, **SCORING, **keywords)
+
+    model = make_plain().learn(256, callback=callback())
+    loaded = load(model)
+    shapes = [p.shape for p in loaded.policy.parameters()]
+    before = tensors(loaded)
+    loaded.learn(256, reset_num_timesteps=False, callback=callback())
+    loaded.learn(128, callback=callback())  # also where counting starts anew
+    assert [p.shape for p in loaded.policy.parameters()] == shapes
+    assert loaded.pruning_history == model.pruning_history and len(loaded.pruning_history) == 1
+    assert any((tensor != before[name]).any() for name, tensor in tensors(loaded).items())
+
+
+class SaveAt(BaseCallback):
+    """A checkpoint, from which a run goes on that died later."""
+
+    def __init__(self, at, path):
+        super().__init__()
+        self.at, self.path = at, path
+
+    def _on_step(self):
+        if self.num_timesteps == self.at:
+            self.model.save(self.path)
+        return True
+
+
+@pytest.mark.parametrize("when", [64, "lazy"])
+def test_a_gradual_schedule_goes_on_with_its_third_event(make_plain, when, tmp_path):
+    def callback():
+        return rl_crop.PruningCallback(0.9, **GRADUAL | {"when": when, "latest": 64})
+
+    model = make_plain()
+    model.learn(384, callback=[callback(), SaveAt(150, tmp_path / "agent.zip")])
+    whole = model.pruning_history
+    loaded = type(model).load(tmp_path / "agent.zip", env=model.get_env())
+    assert loaded.pruning_history == whole[:2] and len(whole) == 4
+    if hasattr(loaded, "replay_buffer"):
+        loaded.replay_buffer = model.replay_buffer
+    loaded.learn(384 - loaded.num_timesteps, reset_num_timesteps=False, callback=callback())
+    for number, (event, other) in enumerate(zip(loaded.pruning_history, whole, strict=True)):
+        assert event["event"] == number and event["decided_by"] == other["decided_by"]
+        assert abs(event["timesteps"] - other["timesteps"]) <= 64  # rollouts start anew where the run was resumed
+    for network, share in loaded.pruning_history[-1]["reached"].items():
+        assert 0.9 <= share < 0.97, network
+    consistent(loaded)
+
+
+class Stop(BaseCallback):
+    """The user presses Ctrl-C."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def _on_step(self):
+        if self.num_timesteps == self.at:
+            raise KeyboardInterrupt
+        return True
+
+
+def test_after_a_keyboard_interrupt_the_same_callback_goes_on(make_plain):
+    model, callback = make_plain(), rl_crop.PruningCallback(0.9, **GRADUAL)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(384, callback=[callback, Stop(150)])
+    assert [event["event"] for event in model.pruning_history] == [0, 1]
+    model.learn(384 - 150, reset_num_timesteps=False, callback=callback)
+    assert [event["event"] for event in model.pruning_history] == [0, 1, 2, 3]
+    consistent(model)
+
+
+def test_one_callback_for_two_agents(make_plain):
+    callback = rl_crop.PruningCallback(0.6, when=64, verbose=0, **SCORING)
+    first = make_plain().learn(192, callback=callback)
+    second = make_plain().learn(192, callback=callback)
+    assert len(first.pruning_history) == len(second.pruning_history) == 1
+    assert first.policy.net_arch == second.policy.net_arch  # scored on its own data alone: the runs are the same
+
+
+def test_one_callback_a_network(load):
+    def callbacks():
+        actor = rl_crop.PruningCallback({"actor": 0.8}, when=64, verbose=0, **SCORING)
+        return [actor, rl_crop.PruningCallback(0.6, networks=["critic"], when=192, verbose=0, **SCORING)]
+
+    for name in ("ppo_discrete", "sac"):
+        model = AGENTS[name]().learn(128, callback=callbacks()[0])
+        assert model.policy.net_arch["vf" if name.startswith("ppo") else "qf"] == [16, 16]
+        loaded = load(model)
+        loaded.learn(256, reset_num_timesteps=False, callback=callbacks())
+        assert [event["networks"] for event in loaded.pruning_history] == [["actor"], ["critic"]]
+        reached = [event["reached"] for event in loaded.pruning_history]
+        assert reached[0]["critic"] == reached[1]["actor"] == 0 and reached[0]["actor"] >= 0.8 and reached[1]["critic"] >= 0.6
+        consistent(loaded)
