@@ -47,7 +47,7 @@ def rollout_samples(buffer: RolloutBuffer, n_samples: int, seed: int) -> Rollout
 
     names = ("actions", "values", "log_probs", "advantages", "returns")
     columns = [column(getattr(buffer, name)) for name in names]
-    return RolloutBufferSamples(column(buffer.observations), columns[0], *(values.flatten() for values in columns[1:]))
+    return RolloutBufferSamples(column(buffer.observations), columns[0].float(), *(values.flatten() for values in columns[1:]))
 
 
 def split(samples: RolloutBufferSamples, batch_size: int) -> list[RolloutBufferSamples]:
