@@ -7,6 +7,7 @@ plain cut. ``distill`` adds a short fit of the whole network to its dense output
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class Compensator:
     :param tensors: this copy's tensors by the graph's names.
     :param runs: functions that run this copy on the observations.
     :param kind: ``"bias"`` or ``"least_squares"`` (``"distill"`` begins as the latter).
+
+    ``without_bias`` names consumers that have none, so that a constant they lose cannot be restored.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class Compensator:
                     if name in tensors:
                         self.rows_kept[name] = keep_index(graph, name, kept).get(0)
         self.targets: dict[str, th.Tensor] = {}
+        self.biases = {id(tensor) for tensor in tensors.values()}
+        self.without_bias: list[str] = []
         self._run(self._remember)
 
     def _run(self, look: Callable[..., None]) -> None:
@@ -63,6 +68,9 @@ class Compensator:
 
     def _remember(self, name: str, x: th.Tensor, weight: th.Tensor, bias: Any, call: Callable[..., th.Tensor]) -> None:
         if name not in self.targets:
+            if id(bias) not in self.biases:  # none, or one that the model computes and that cannot be refitted
+                self.without_bias.append(module_of(name) or name)
+                call = partial(call, bias=None)
             target = rows_of(call(), channel_axis(weight))
             kept = self.rows_kept[name]
             self.targets[name] = target if kept is None else target[:, kept]
@@ -79,6 +87,7 @@ class Compensator:
         def solve(name: str, x: th.Tensor, weight: th.Tensor, bias: Any, call: Callable[..., th.Tensor]) -> None:
             if name in pending:
                 pending.discard(name)
+                bias = bias if id(bias) in self.biases else None
                 new_weight, new_bias = _refit(
                     patches_of(x, weight, call), self.targets[name], weight.detach(), bias, self.refit_weights
                 )
@@ -89,11 +98,6 @@ class Compensator:
                     transaction.set_data(bias, new_bias)
 
         self._run(solve)
-
-    def without_bias(self) -> list[str]:
-        """:return: consumers that have no bias, so that a constant they lose cannot be restored."""
-        return [module_of(name) for name in self.rows_kept if f"{module_of(name)}.bias" not in self.tensors]
-
 
 def _refit(
     patches: th.Tensor, targets: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, refit_weights: bool

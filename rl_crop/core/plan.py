@@ -133,7 +133,7 @@ class PruningPlan:
             distiller.fit(transaction)
         subject.after_cut(transaction)
         self._check_runs()
-        lost = sorted({name for repair in repairs for name in repair.without_bias()})
+        lost = sorted({name for repair in repairs for name in repair.without_bias})
         return tuple(f"{name} has no bias: a constant that it lost could not be restored" for name in lost)
 
     def _check_runs(self) -> None:
@@ -246,7 +246,8 @@ def _describe(
     prunable = sum(budget.cost({}) for budget in budgets.values())
     gone = prunable - sum(budget.cost(after) for budget in budgets.values())
     sparsity["total"] = gone / prunable if prunable else 0.0
-    own = frozenset().union(*(network.parameters for network in subject.networks))
+    # All that is trained counts, also what belongs to no network (an extractor left whole, a free log_std).
+    own = frozenset(name for name, tensor in subject.trained.tensors.items() if isinstance(tensor, th.nn.Parameter))
     n_params = sum(int(np.prod(graph.shapes[name])) for name in own)
     # What no unit reaches costs the same before and after, so the whole changes by what the prunable part loses.
     flops = sum(2 * graph.applications.get(name, 0) * int(np.prod(graph.shapes[name])) for name in own)

@@ -1,0 +1,80 @@
+import pytest
+import torch as th
+
+from rl_crop.core.triggers import EarlyPruningIndicator, LazyTrigger, structure_similarity
+
+
+def run(trigger, weights, steps, checks=60):
+    """Move the weights by steps of given lengths; the check at which the trigger fires, or ``None``."""
+    for check in range(checks):
+        for name, tensor in weights.items():
+            length = steps[name](check)
+            with th.no_grad():
+                tensor.add_(th.full_like(tensor, length / tensor.numel() ** 0.5))
+        if trigger.check():
+            return check
+    return None
+
+
+def watched(kappa=0.3, names=("actor",)):
+    weights = {name: th.ones(4, 4) for name in names}
+    return LazyTrigger({name: [tensor] for name, tensor in weights.items()}, kappa), weights
+
+
+def test_fires_when_the_steps_decay_and_not_at_constant_speed():
+    trigger, weights = watched()
+    # 0.9^n < 0.3 first at n = 12; three checks running.
+    assert run(trigger, weights, {"actor": lambda check: 0.9**check}) == 14
+    for steady in (lambda check: 1.0, lambda check: 1.0 + 0.5 * (check % 2), lambda check: 0.1 * check):
+        trigger, weights = watched()
+        assert run(trigger, weights, {"actor": steady}) is None
+
+
+def test_distance_and_ratio_are_those_of_the_weights():
+    trigger, weights = watched()
+    start = weights["actor"].norm().item()
+    run(trigger, weights, {"actor": lambda check: [2.0, 1.0, 0.5][check]}, checks=3)
+    assert trigger.distance["actor"] == pytest.approx(3.5 / start) and trigger.ratio["actor"] == pytest.approx(0.25)
+
+
+def test_every_network_has_to_settle():
+    trigger, weights = watched(names=("actor", "critic"))
+    decay = {"actor": lambda check: 0.5**check, "critic": lambda check: 0.9**check}
+    assert run(trigger, weights, decay) == 14
+    trigger, weights = watched(names=("actor", "critic"))
+    assert run(trigger, weights, decay | {"critic": lambda check: 1.0}) is None
+
+
+def test_a_step_up_starts_the_count_again():
+    trigger, weights = watched()
+    assert run(trigger, weights, {"actor": lambda check: 1.0 if check in (0, 3) else 0.1}) == 6
+
+
+def test_weights_that_have_not_been_trained_yet_do_not_count():
+    trigger, weights = watched()
+    assert run(trigger, weights, {"actor": lambda check: 0.0}) is None
+    assert run(trigger, weights, {"actor": lambda check: 0.5**check}, checks=20) is not None
+    assert not LazyTrigger({}).check()
+
+
+def test_kappa_sets_how_lazy():
+    fired = [run(*watched(kappa), {"actor": lambda check: 0.9**check}) for kappa in (0.5, 0.3, 0.1)]
+    assert fired == sorted(fired) and len(set(fired)) == 3
+
+
+def test_similarity_of_structures():
+    assert structure_similarity({"a": 4, "b": 10}, {"a": 4, "b": 10}) == 1.0
+    assert structure_similarity({"a": 4, "b": 10}, {"a": 12, "b": 10}) == pytest.approx(1 - 0.5 * 8 / 16)
+    assert structure_similarity({"a": 0}, {"a": 0}) == 1.0
+
+
+def test_the_indicator_fires_on_a_stable_structure_and_not_on_an_unstable_one():
+    def first(proposals):
+        indicator = EarlyPruningIndicator()
+        return next((check for check, widths in enumerate(proposals) if indicator.check(widths)), None)
+
+    stable = [{"a": 50, "b": 20}] * 30
+    settling = [{"a": 200 - 10 * min(check, 15), "b": 20} for check in range(30)]
+    unstable = [{"a": 50 + 30 * (check % 2), "b": 20} for check in range(30)]
+    assert first(stable) == 10  # five proposals to compare with, then five values not above the present one
+    assert first(settling) > first(stable) and first(unstable) is None
