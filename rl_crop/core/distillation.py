@@ -10,7 +10,7 @@ from rl_crop.core.tracing import tensors_in
 
 STEPS = 300
 BATCH_SIZE = 256
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 3e-3
 
 
 class Distiller:
