@@ -1,8 +1,9 @@
 """Work that draws random numbers without moving anybody's global generator."""
 
 import random
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch as th
@@ -39,13 +40,17 @@ def eval_mode(*modules: th.nn.Module) -> Iterator[None]:
     """
     Put modules in evaluation mode for a block and give every submodule its own mode back.
 
+    Within it nothing runs compiled: a compiled module has no second derivatives, and hides the calls of its layers.
+
     :param modules: the root modules.
     """
     modes = [(child, child.training) for module in modules for child in module.modules()]
     for module in modules:
         module.eval()
+    compiler = "torch._dynamo" in sys.modules and hasattr(th.compiler, "set_stance")  # else nothing has been compiled
     try:
-        yield
+        with th.compiler.set_stance("force_eager") if compiler else nullcontext():
+            yield
     finally:
         for child, mode in modes:
             child.training = mode

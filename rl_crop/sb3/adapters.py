@@ -47,6 +47,12 @@ def describe(policy: BasePolicy, gamma: float, ent_coef: float) -> PolicyNetwork
     :return: its parts.
     :raises PruningError: this kind of policy is not supported.
     """
+    wrapped = [name for name, module in policy.named_modules() if hasattr(module, "_orig_mod")]
+    if wrapped:
+        raise PruningError(
+            f"{wrapped} are wrapped by torch.compile, which hides their sizes: use module.compile(), which compiles in place, "
+            f"or compile after pruning."
+        )
     for kind, function in ADAPTERS.items():
         if isinstance(policy, kind):
             return function(policy, gamma, ent_coef)

@@ -113,7 +113,9 @@ class Timetable:
 
     def _due(self) -> float:
         assert self.first is not None
-        gap = max(self.last - self.first, 0) / max(self.n_events - 1, 1)
+        gap = (self.last - self.first) / max(self.n_events - 1, 1)
+        if gap <= 0:  # a trigger has fired after ``until``: training goes on between the events all the same
+            gap = self.interval(on_policy=False)
         return max(self.first + gap * self.n_done, self.not_before)
 
     def deadline(self) -> float:

@@ -64,6 +64,15 @@ def test_gradual_events_lie_at_equal_distances():
     assert times == [100, 150, 200, 250, 300] and table.finished
 
 
+def test_gradual_events_of_a_late_trigger_still_have_training_between_them():
+    table, times = timetable(n_events=3, until=0.2), []  # fires at latest, after until
+    for now in range(0, 1300, 50):
+        if not table.finished and table.check(now, dict):
+            times.append(now)
+            table.done()
+    assert times == [500, 750, 1000]
+
+
 def test_nothing_before_there_is_data():
     assert first_time(timetable(0.1, not_before=250), TIMES) == 250
     table = timetable(fires=[True] * 20, not_before=250)
