@@ -99,6 +99,7 @@ class Compensator:
 
         self._run(solve)
 
+
 def _refit(
     patches: th.Tensor, targets: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, refit_weights: bool
 ) -> tuple[th.Tensor, th.Tensor]:

@@ -71,7 +71,7 @@ def _gradient_of_batch(
 ) -> tuple[th.Tensor | None, ...]:
     # Fused attention kernels have no second derivative.
     with isolated_rng(seed), th.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        value = loss(batch)
+        value = called(loss, batch)
         if not isinstance(value, th.Tensor) or value.numel() != 1:
             raise PruningError(f"The loss must be a scalar tensor, not {_describe(value)}.")
         if not th.isfinite(value):
@@ -95,6 +95,16 @@ def _differentiate(value: th.Tensor, by: Sequence[th.Tensor], create_graph: bool
             f"magnitude, random, span, synflow (none)."
         ) from error
     return tuple(next(found) if tensor.requires_grad else None for tensor in by)
+
+
+def called(loss: Callable[..., Any], *args: Any) -> Any:
+    """:return: the loss's value; an error inside it becomes a :class:`PruningError`, with the error as its cause."""
+    try:
+        return loss(*args)
+    except PruningError:
+        raise
+    except Exception as error:
+        raise PruningError(f"The loss failed on a batch ({type(error).__name__}: {error}); nothing was pruned.") from error
 
 
 def _describe(value: Any) -> str:

@@ -27,19 +27,24 @@ class Distiller:
         self.parameters = [tensor for tensor in floating if isinstance(tensor, th.nn.Parameter)]
         with th.no_grad():
             self.targets = [_stacked(run()) for run in runs]
+        # Each output counts alike; one that hardly varies must not drown the others.
+        variances = [target.var(0, unbiased=False) for target in self.targets]
+        self.scales = [v.clamp_min(max(1e-3 * v.mean().item(), 1e-30)) for v in variances]
 
     def fit(self, transaction: Transaction) -> None:
         """
-        At most :data:`STEPS` Adam steps on mini-batches of :data:`BATCH_SIZE` observations; each output's squared error
-        is divided by its variance, so that every output counts alike.
+        At most :data:`STEPS` Adam steps on mini-batches of :data:`BATCH_SIZE` observations, each output's squared error
+        divided by its variance; what is not closer on all observations than before is taken back.
 
         :param transaction: remembers every change.
         """
+        plain = [parameter.data for parameter in self.parameters]
         for parameter in self.parameters:
             transaction.set_data(parameter, parameter.data.clone())
         frozen = [parameter for parameter in self.parameters if not parameter.requires_grad]  # target networks
-        scales = [target.var(0, unbiased=False).clamp_min(1e-12) for target in self.targets]
         n_rows = min(len(target) for target in self.targets)
+        with th.no_grad():
+            before = self._error()
         for parameter in frozen:
             parameter.requires_grad_(True)
         optimizer = th.optim.Adam(self.parameters, lr=LEARNING_RATE)
@@ -48,11 +53,8 @@ class Distiller:
                 for step in range(STEPS):
                     # The rate falls to zero, so that the last steps settle.
                     optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / STEPS)
-                    index = th.randint(n_rows, (min(BATCH_SIZE, n_rows),))
-                    loss = th.zeros(())
-                    for run, target, scale in zip(self.runs, self.targets, scales, strict=True):
-                        loss = loss + ((_stacked(run(index=index)) - target[index]) ** 2 / scale).mean()
-                    grads = th.autograd.grad(loss, self.parameters, allow_unused=True)
+                    error = self._error(th.randint(n_rows, (min(BATCH_SIZE, n_rows),)))
+                    grads = th.autograd.grad(error, self.parameters, allow_unused=True)
                     for parameter, grad in zip(self.parameters, grads, strict=True):
                         parameter.grad = grad
                     optimizer.step()
@@ -61,6 +63,18 @@ class Distiller:
                 parameter.grad = None
             for parameter in frozen:
                 parameter.requires_grad_(False)
+        with th.no_grad():
+            if not self._error() < before:
+                for parameter, data in zip(self.parameters, plain, strict=True):
+                    parameter.data.copy_(data)
+
+    def _error(self, index: th.Tensor | None = None) -> th.Tensor:
+        """The mean squared error over outputs, in units of their variance, on all observations or on those chosen."""
+        errors = []
+        for run, target, scale in zip(self.runs, self.targets, self.scales, strict=True):
+            wanted = target if index is None else target[index]
+            errors.append(((_stacked(run(index=index)) - wanted) ** 2 / scale).mean())
+        return th.stack(errors).sum()
 
 
 def _stacked(outputs: Any) -> th.Tensor:

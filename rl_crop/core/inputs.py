@@ -8,6 +8,7 @@ import torch as th
 from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from rl_crop.core.curvature import called
 from rl_crop.core.rng import eval_mode, isolated_rng
 from rl_crop.core.subject import Run, make_run
 
@@ -75,7 +76,7 @@ def recorded_inputs(model: nn.Module, loss: Callable[[nn.Module, Any], Any] | No
             # Gradients stay on: a loss may take some of its own (a gradient penalty).
             with isolated_rng(0), eval_mode(model), th.enable_grad():
                 for batch in batches:
-                    loss(model, batch)
+                    called(loss, model, batch)
         finally:
             handle.remove()
     return _joined(calls)

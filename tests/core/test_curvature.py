@@ -133,3 +133,10 @@ def test_an_error_of_autograd_is_explained():
     computed_once = mse(model, data[0])  # its graph is gone after the first gradient
     with pytest.raises(PruningError, match="cannot be differentiated .*second time.*snip"):
         gradient(lambda batch: computed_once, list(model.parameters()), data)
+
+
+def test_an_error_inside_the_loss_is_named():
+    model = mlp()
+    with pytest.raises(PruningError, match="The loss failed on a batch .KeyError: 'rewards'.; nothing was pruned") as error:
+        gradient(lambda batch: batch["rewards"], list(model.parameters()), [{}])
+    assert isinstance(error.value.__cause__, KeyError)

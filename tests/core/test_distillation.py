@@ -84,3 +84,25 @@ def test_one_observation_is_enough():
     before = model(data[0][0])
     prune_model(model, mse, data, 0.5, compensation="distill")
     assert (model(data[0][0]) - before).abs().max() < 0.05
+
+
+def test_a_fit_that_does_not_come_closer_is_taken_back(monkeypatch):
+    results = []
+    for kind in ("least_squares", "distill"):
+        monkeypatch.setattr(distillation, "LEARNING_RATE", 10.0)
+        th.manual_seed(0)
+        model = mlp((3, 12, 2))
+        prune_model(model, mse, batches(), 0.5, compensation=kind)
+        results.append(list(model.parameters()))
+    assert same(*results)
+
+
+def test_an_output_that_never_varies_does_not_drown_the_others():
+    model, data = mlp((3, 24, 24, 2)), batches(n=100)
+    with th.no_grad():
+        model[4].weight[1] = 0.0
+    dense = copy.deepcopy(model)
+    prune_model(model, mse, data, 0.8, criterion="random", compensation="distill")
+    x = th.cat([x for x, _ in data])
+    errors = ((model(x) - dense(x)) ** 2).mean(0)
+    assert errors[0] < 0.05 * dense(x)[:, 0].var() and errors[1] < 0.01 * dense(x)[:, 0].var()

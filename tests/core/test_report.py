@@ -1,0 +1,34 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from rl_crop.core.prune import prune_model
+from rl_crop.core.report import PruningReport, table
+from tests.core.networks import batches, mlp, mse
+
+
+def test_a_report_is_frozen_json_ready_and_a_table():
+    report = prune_model(mlp((3, 12, 8, 2)), mse, batches(), np.float64(0.6), criterion="span_crop", compensation="bias")
+    plain = json.loads(json.dumps(report.to_dict()))
+    assert plain["widths"] == {name: list(pair) for name, pair in report.widths.items()}
+    assert plain["n_params_before"] == 170 and plain["criterion"] == "span_crop" and plain["compensation"] == "bias"
+    assert plain["sparsity"] == report.sparsity and set(plain["sparsity"]) == {"model", "total"}
+    assert plain["untouched"] == {"4": "its outputs are the network's outputs"} and plain["notes"] == []
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        report.seconds = 0.0
+    text = str(report)
+    for part in ("layer", "units before", "after", "parameters 170 -> ", "FLOPs per observation", "model ", "left whole: 4"):
+        assert part in text
+    assert 0 < report.seconds < 10
+
+
+def test_notes_are_shown():
+    report = PruningReport(10, 5, {"total": 0.5}, 20, 10, {"0": (4, 2)}, {}, 0.1, "crop", "bias", ("1 has no bias",))
+    assert str(report).endswith("note: 1 has no bias") and report.to_dict()["notes"] == ["1 has no bias"]
+
+
+def test_tables_align():
+    lines = table(["layer", "units"], [["actor.0", "5"], ["c", "1234"]]).splitlines()
+    assert lines == ["layer    units", "--------------", "actor.0      5", "c         1234"]

@@ -1,0 +1,42 @@
+import random
+
+import numpy as np
+import pytest
+import torch as th
+from torch import nn
+
+from rl_crop.core.rng import eval_mode, isolated_rng
+
+
+def draw():
+    return random.random(), np.random.rand(), th.rand(1).item()
+
+
+def test_generators_are_put_back_also_after_an_error():
+    before = random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state()
+    for seed in (None, 3, 2**40):
+        with pytest.raises(KeyError), isolated_rng(seed):
+            draw()
+            raise KeyError
+        after = random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state()
+        assert before[:2] == after[:2] and th.equal(before[2], after[2])
+
+
+def test_a_seed_decides_and_none_goes_on_from_where_they_stand():
+    with isolated_rng(3):
+        first = draw()
+    with isolated_rng(3):
+        assert draw() == first
+    with isolated_rng(None):
+        ahead = draw()
+    assert draw() == ahead != first
+
+
+def test_every_module_gets_its_own_mode_back():
+    first, second = nn.Sequential(nn.Dropout(), nn.Linear(2, 2)), nn.Sequential(nn.Dropout())
+    first[0].eval(), second.eval(), second[0].train()
+    with pytest.raises(KeyError), eval_mode(first, second):
+        assert not any(module.training for root in (first, second) for module in root.modules())
+        raise KeyError
+    assert [m.training for m in first.modules()] == [True, False, True]
+    assert [m.training for m in second.modules()] == [False, True]
