@@ -50,11 +50,12 @@ def row(arm: str, runs: list[dict[str, Any]]) -> list[str]:
         for run in runs
         for event in run["pruning_history"]
     ]
+    last = np.mean([run["last_evaluations_mean"] for run in runs])
     widths = "; ".join(f"{head} {'-'.join(map(str, sizes))}" for head, sizes in runs[0]["widths"].items())
     return [
         arm, ", ".join(f"{value:.0f}" for value in finals), f"{np.mean(finals):.0f}",
         iqm,
-        f"{np.mean([run['last_evaluations_mean'] for run in runs]):.0f}", counts, widths, ", ".join(dict.fromkeys(cuts)) or "–",
+        f"{last:.0f}", counts, widths, ", ".join(dict.fromkeys(cuts)) or "–",
         f"{np.mean([run['seconds']['learn_cpu'] for run in runs]):.0f}",
     ]  # fmt: skip
 
