@@ -33,40 +33,49 @@ def make_env(env_id: str, n_envs: int = 1, normalize: bool = False, dict_obs: bo
     return VecNormalize(env) if normalize else env
 
 
-def ppo(env_id: str = "CartPole-v1", net_arch: Any = (16, 16), env: dict | None = None, policy: str = "MlpPolicy", **keywords):
-    own = {name: keywords.pop(name) for name in ("share_features_extractor", "full_std") if name in keywords}
+def build(algorithm: type[BaseAlgorithm], env_id: str, net_arch: Any, env: Any, policy_kwargs: dict | None, **keywords):
+    """
+    An agent.
+
+    :param env: an environment, or what ``make_env`` is to be told.
+    :param policy_kwargs: beside ``net_arch``.
+    """
+    env = make_env(env_id, **(env or {})) if env is None or isinstance(env, dict) else env
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
     arch = net_arch if isinstance(net_arch, dict) else list(net_arch)
-    defaults = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "learning_rate": 1e-2, "ent_coef": 0.01, "seed": 0}
-    return PPO(policy, make_env(env_id, **(env or {})), policy_kwargs={"net_arch": arch, **own}, **defaults | keywords)
+    return algorithm(policy, env, policy_kwargs={"net_arch": arch, **(policy_kwargs or {})}, seed=0, **keywords)
 
 
-def sac(net_arch: Any = (16, 16), env: dict | None = None, policy: str = "MlpPolicy", **keywords):
-    own = {name: keywords.pop(name) for name in ("share_features_extractor", "n_critics") if name in keywords}
-    arch = net_arch if isinstance(net_arch, dict) else list(net_arch)
+def ppo(env_id: str = "CartPole-v1", net_arch: Any = (16, 16), env: Any = None, policy_kwargs: dict | None = None, **keywords):
+    defaults = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "learning_rate": 1e-2, "ent_coef": 0.01}
+    return build(PPO, env_id, net_arch, env, policy_kwargs, **defaults | keywords)
+
+
+def sac(net_arch: Any = (16, 16), env: Any = None, policy_kwargs: dict | None = None, **keywords):
     defaults = {
         "learning_starts": 32, "batch_size": 32, "train_freq": 4, "learning_rate": 1e-2, "tau": 0.05, "buffer_size": 1000,
-        "seed": 0,
     }  # fmt: skip
-    return SAC(policy, make_env("Pendulum-v1", **(env or {})), policy_kwargs={"net_arch": arch, **own}, **defaults | keywords)
+    return build(SAC, "Pendulum-v1", net_arch, env, policy_kwargs, **defaults | keywords)
 
 
+SEPARATE, SHARED = {"share_features_extractor": False}, {"share_features_extractor": True}
 AGENTS: dict[str, Callable[..., BaseAlgorithm]] = {
     "ppo_discrete": ppo,
     "ppo_box": lambda **k: ppo("Pendulum-v1", **k),
     "ppo_sde": lambda **k: ppo("Pendulum-v1", use_sde=True, sde_sample_freq=4, env={"n_envs": 2}, **k),
-    "ppo_uneven": lambda **k: ppo(net_arch={"pi": [16, 8], "vf": [12]}, share_features_extractor=False, **k),
+    "ppo_uneven": lambda **k: ppo(net_arch={"pi": [16, 8], "vf": [12]}, policy_kwargs=SEPARATE, **k),
     "ppo_linear_actor": lambda **k: ppo("Pendulum-v1", net_arch={"pi": [], "vf": [16, 16]}, use_sde=True, **k),
     "ppo_linear_critic": lambda **k: ppo(net_arch={"pi": [16], "vf": []}, **k),
     "ppo_normalized": lambda **k: ppo(env={"normalize": True, "n_envs": 3}, **k),
-    "ppo_dict": lambda **k: ppo(policy="MultiInputPolicy", env={"dict_obs": True}, **k),
+    "ppo_dict": lambda **k: ppo(env={"dict_obs": True}, **k),
     "sac": sac,
     "sac_sde": lambda **k: sac(use_sde=True, sde_sample_freq=2, use_sde_at_warmup=True, **k),
-    "sac_one_critic": lambda **k: sac(n_critics=1, net_arch={"pi": [16, 8], "qf": [12]}, **k),
-    "sac_three_critics": lambda **k: sac(n_critics=3, share_features_extractor=True, ent_coef=0.1, **k),
+    "sac_one_critic": lambda **k: sac({"pi": [16, 8], "qf": [12]}, policy_kwargs={"n_critics": 1}, **k),
+    "sac_three_critics": lambda **k: sac(policy_kwargs={"n_critics": 3, **SHARED}, ent_coef=0.1, **k),
     "sac_linear_actor": lambda **k: sac(net_arch={"pi": [], "qf": [16, 16]}, use_sde=True, **k),
     "sac_linear_critic": lambda **k: sac(net_arch={"pi": [16], "qf": []}, **k),
     "sac_normalized": lambda **k: sac(env={"normalize": True, "n_envs": 2}, target_update_interval=2, **k),
-    "sac_dict": lambda **k: sac(policy="MultiInputPolicy", env={"dict_obs": True}, **k),
+    "sac_dict": lambda **k: sac(env={"dict_obs": True}, **k),
 }
 
 SCORING = {"n_batches": 2, "batch_size": 64}

@@ -67,7 +67,7 @@ def test_optimizer_moments_are_those_of_the_kept_units(make_plain, criterion):
 @pytest.mark.parametrize("compensation", ["none", "bias", "least_squares"])
 @pytest.mark.parametrize("n_critics", [1, 2, 3])
 def test_twins_and_targets_lose_the_same_units(n_critics, compensation):
-    model = sac(n_critics=n_critics, tau=1.0).learn(64)  # with tau = 1 every target equals its critic
+    model = sac(policy_kwargs={"n_critics": n_critics}, tau=1.0).learn(64)  # with tau = 1 every target equals its critic
     before = tensors(model)
     plan = rl_crop.plan_policy_pruning(model, {"critic": 0.6}, compensation=compensation, **SCORING)
     plan.apply()

@@ -120,7 +120,7 @@ CASES = {
     "ppo_sde": (lambda: ppo("Pendulum-v1", net_arch=ARCH, use_sde=True), [("log_std", 0)]),
     "sac": (lambda: sac(net_arch=ARCH), ()),
     "sac_sde": (lambda: sac(net_arch=ARCH, use_sde=True), [("actor.log_std", 0)]),
-    "sac_three_critics": (lambda: sac(net_arch=ARCH, n_critics=3), ()),
+    "sac_three_critics": (lambda: sac(net_arch=ARCH, policy_kwargs={"n_critics": 3}), ()),
 }
 
 
