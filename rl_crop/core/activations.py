@@ -1,6 +1,7 @@
 """What linear and convolution layers receive and compute, as matrices with one row a sample or position."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,21 +17,36 @@ DORMANT = 0.025
 
 MAX_ROWS = 4096
 """Rows kept of a layer's inputs and outputs; a convolution has one row a position, so most are left out."""
+MIN_OBSERVATIONS = 256
+"""Observations that those rows come from, where there are as many."""
+AT_ONCE = 32
+"""Observations whose patches are copied out together."""
 
 
-def rows_of(tensor: th.Tensor, axis: int, seed: int = 0) -> th.Tensor:
+def rows_of(tensor: th.Tensor, axis: int) -> th.Tensor:
     """
     :param tensor: input or output of a layer.
     :param axis: its channel axis.
-    :param seed: chooses the rows where there are more than :data:`MAX_ROWS`; the same choice for the same number.
-    :return: shape (rows, channels), float64.
+    :return: shape (rows, channels), float64; where there are more than :data:`MAX_ROWS`, the same choice of them for
+        the same shape.
     """
-    flat = tensor.movedim(axis, -1)
-    flat = flat.reshape(-1, flat.shape[-1])
-    if len(flat) > MAX_ROWS:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(flat), MAX_ROWS, replace=False))
-        flat = flat[th.as_tensor(chosen, device=flat.device)]
-    return flat.double()
+    moved = tensor.movedim(axis, -1)
+    chosen = _chosen_rows(moved.shape[:-1])
+    if chosen is None:
+        return moved.reshape(-1, moved.shape[-1]).double()
+    places = np.unravel_index(chosen, moved.shape[:-1])
+    return moved[tuple(th.as_tensor(place, device=tensor.device) for place in places)].double()
+
+
+def _chosen_rows(shape: tuple[int, ...]) -> np.ndarray | None:
+    """Which rows of (observations, positions...) are kept, ascending, from a bounded number of observations."""
+    n_observations, n_positions = shape[0], int(np.prod(shape[1:]))
+    if n_observations * n_positions <= MAX_ROWS:
+        return None
+    used = min(n_observations, max(MIN_OBSERVATIONS, 4 * MAX_ROWS // n_positions))
+    rows = np.random.default_rng(0).choice(used * n_positions, min(MAX_ROWS, used * n_positions), replace=False)
+    observation, position = np.divmod(np.sort(rows), n_positions)
+    return (observation * n_observations // used) * n_positions + position
 
 
 def patches_of(x: th.Tensor, weight: th.Tensor, call: Callable[..., th.Tensor]) -> th.Tensor:
@@ -42,15 +58,28 @@ def patches_of(x: th.Tensor, weight: th.Tensor, call: Callable[..., th.Tensor]) 
     :param x: what the layer receives.
     :param weight: its weight, shape (outputs, inputs, *kernel).
     :param call: the layer's call, with replaceable ``input``, ``weight`` and ``bias``.
-    :return: shape (rows, groups, inputs of a group x kernel), float64.
+    :return: shape (rows, groups, inputs of a group x kernel), float64; the rows of :func:`rows_of` its output.
     """
-    per_group = weight[0].numel()
+    per_group, axis = weight[0].numel(), channel_axis(weight)
     if weight.dim() == 2:
         return rows_of(x, -1).unsqueeze(1)
-    n_groups = x.shape[channel_axis(weight)] // weight.shape[1]
+    n_groups = x.shape[axis] // weight.shape[1]
     identity = th.eye(per_group, dtype=x.dtype, device=x.device).reshape(per_group, *weight.shape[1:])
-    copied = call(input=x, weight=identity.repeat(n_groups, *[1] * (weight.dim() - 1)), bias=None)
-    return rows_of(copied, channel_axis(weight)).reshape(-1, n_groups, per_group)
+    copy = partial(call, weight=identity.repeat(n_groups, *[1] * (weight.dim() - 1)), bias=None)
+    chosen = None if x.dim() < weight.dim() else _chosen_rows((len(x), *call(input=x[:1]).shape[2:]))
+    if chosen is None:
+        return rows_of(copy(input=x), axis).reshape(-1, n_groups, per_group)
+    # A copy of every patch of every observation could be many times larger than the network's activations.
+    n_positions = call(input=x[:1])[0, 0].numel()
+    observations, place = np.unique(chosen // n_positions, return_inverse=True)
+    rows = []
+    for start in range(0, len(observations), AT_ONCE):
+        part = th.as_tensor(observations[start : start + AT_ONCE], device=x.device)
+        copied = copy(input=x[part]).movedim(axis, -1).flatten(1, -2)
+        here = (place >= start) & (place < start + AT_ONCE)
+        index = [th.as_tensor(axis_, device=x.device) for axis_ in (place[here] - start, chosen[here] % n_positions)]
+        rows.append(copied[index[0], index[1]].double())
+    return th.cat(rows).reshape(-1, n_groups, per_group)
 
 
 def unit_activations(

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from rl_crop.core.curvature import called
-from rl_crop.core.rng import eval_mode, isolated_rng
+from rl_crop.core.rng import isolated_rng, undisturbed
 from rl_crop.core.subject import Run, make_run
 
 MAX_OBSERVATIONS = 2048
@@ -74,7 +74,7 @@ def recorded_inputs(model: nn.Module, loss: Callable[[nn.Module, Any], Any] | No
         )
         try:
             # Gradients stay on: a loss may take some of its own (a gradient penalty).
-            with isolated_rng(0), eval_mode(model), th.enable_grad():
+            with isolated_rng(0), undisturbed(model), th.enable_grad():
                 for batch in batches:
                     called(loss, model, batch)
         finally:

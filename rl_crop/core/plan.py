@@ -15,7 +15,7 @@ from rl_crop.core.criteria import Scoring, resolve_criterion, unit_scores
 from rl_crop.core.distillation import Distiller
 from rl_crop.core.errors import PruningError
 from rl_crop.core.report import PruningReport, summary_lines, table
-from rl_crop.core.rng import eval_mode, isolated_rng
+from rl_crop.core.rng import eval_mode, isolated_rng, undisturbed
 from rl_crop.core.settings import Settings, Target, check_sparsity, sparsity_by_network
 from rl_crop.core.subject import Copy, Network, Subject
 from rl_crop.core.surgery import Transaction, cut, update_sizes
@@ -159,7 +159,7 @@ def make_plan(subject: Subject, sparsity: Target, settings: Settings) -> Pruning
     check_sparsity(sparsity)
     if settings.compensation != "none" and not subject.has_observations:
         raise PruningError(f"compensation={settings.compensation!r} needs observations: give batches, or use 'none'.")
-    with isolated_rng(settings.seed or 0), eval_mode(subject.root):
+    with isolated_rng(settings.seed or 0), undisturbed(subject.root):
         graph = trace(subject, settings.ignore)
         groups = {
             network.name: [group for group in graph.groups.values() if group.tensors("out")[0] in network.parameters]

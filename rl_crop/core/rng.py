@@ -1,4 +1,4 @@
-"""Work that draws random numbers without moving anybody's global generator."""
+"""Work that leaves no trace: global random generators, modes and buffers are afterwards as before."""
 
 import random
 import sys
@@ -54,3 +54,23 @@ def eval_mode(*modules: th.nn.Module) -> Iterator[None]:
     finally:
         for child, mode in modes:
             child.training = mode
+
+
+@contextmanager
+def undisturbed(*modules: th.nn.Module) -> Iterator[None]:
+    """
+    Run modules in evaluation mode for a block; modes and buffers (statistics, counters of steps) are then as before.
+
+    :param modules: the root modules.
+    """
+    owners = [child for module in modules for child in module.modules()]
+    kept = [(owner, name, buffer) for owner in owners for name, buffer in owner._buffers.items()]
+    contents = [None if buffer is None else buffer.detach().clone() for _, _, buffer in kept]
+    try:
+        with eval_mode(*modules):
+            yield
+    finally:
+        for (owner, name, buffer), content in zip(kept, contents, strict=True):
+            owner._buffers[name] = buffer
+            if buffer is not None and content is not None and not th.equal(buffer, content):
+                buffer.data = content

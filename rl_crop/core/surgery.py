@@ -118,7 +118,7 @@ def cut(
     :raises PruningError: an optimizer keeps state that cannot be cut.
     """
     changed = set()
-    optimizers = list(optimizers)
+    optimizers = list({id(optimizer): optimizer for optimizer in optimizers}.values())  # each once
     for optimizer in optimizers:
         if isinstance(optimizer, th.optim.LBFGS) and optimizer.state:
             raise PruningError("LBFGS keeps all parameters' history in one vector: clear its state, or use another optimizer.")

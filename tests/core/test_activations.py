@@ -13,7 +13,7 @@ from tests.core.networks import Calls, mlp
 
 def test_rows_are_positions_and_the_same_choice_of_them(monkeypatch):
     maps = th.randn(5, 3, 4, 2)
-    rows = rows_of(maps, -3)
+    rows = rows_of(maps, 1)
     assert rows.shape == (40, 3) and th.equal(rows[9], maps[1, :, 0, 1])
     monkeypatch.setattr(activations, "MAX_ROWS", 7)
     other = th.randn(5, 6, 4, 2)
@@ -32,7 +32,11 @@ CALLS = {
 
 
 @pytest.mark.parametrize("kind", CALLS)
-def test_a_layer_is_a_matrix_product_of_its_patches(kind):
+@pytest.mark.parametrize("few", [False, True], ids=["all rows", "some rows"])
+def test_a_layer_is_a_matrix_product_of_its_patches(kind, few, monkeypatch):
+    if few:
+        for name, value in (("MAX_ROWS", 5), ("MIN_OBSERVATIONS", 2), ("AT_ONCE", 1)):
+            monkeypatch.setattr(activations, name, value)
     function, input_shape, weight_shape = CALLS[kind]
     x, weight, bias = th.randn(input_shape), th.randn(weight_shape), th.randn(weight_shape[0])
 
@@ -43,7 +47,7 @@ def test_a_layer_is_a_matrix_product_of_its_patches(kind):
     n_groups = patches.shape[1]
     product = th.einsum("rgf,gof->rgo", patches, weight.reshape(n_groups, -1, patches.shape[2]))
     wanted = rows_of(call(), -1 if weight.dim() == 2 else -(weight.dim() - 1))
-    assert th.allclose(product.reshape(len(patches), -1) + bias, wanted, atol=1e-12)
+    assert th.allclose(product.reshape(len(patches), -1) + bias, wanted, atol=1e-12) and (len(wanted) <= 5 or not few)
 
 
 def test_inputs_of_several_consumers_are_stacked_once_each():

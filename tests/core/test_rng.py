@@ -5,7 +5,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from rl_crop.core.rng import eval_mode, isolated_rng
+from rl_crop.core.rng import eval_mode, isolated_rng, undisturbed
 
 
 def draw():
@@ -40,3 +40,19 @@ def test_every_module_gets_its_own_mode_back():
         raise KeyError
     assert [m.training for m in first.modules()] == [True, False, True]
     assert [m.training for m in second.modules()] == [False, True]
+
+
+def test_buffers_get_their_contents_and_objects_back():
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    model.register_buffer("steps", th.zeros(()))
+    model.register_buffer("last", th.full((2,), float("nan")))
+    model.register_buffer("none", None)
+    identities = [id(buffer) for buffer in model.buffers()]
+    with pytest.raises(KeyError), undisturbed(model):
+        model[0].train()(th.randn(5, 2) + 3)
+        model.steps += 1
+        model.last = th.ones(3)
+        model.none = th.ones(1)
+        raise KeyError
+    assert [id(buffer) for buffer in model.buffers()] == identities and model.training
+    assert model.steps == 0 and model.last.isnan().all() and not model[0].running_mean.any()

@@ -114,7 +114,7 @@ def test_an_optimizer_of_a_part_and_several_optimizers():
     first, second = th.optim.Adam(model[0].parameters()), th.optim.Adam(model[2:].parameters())
     mse(model, data[0]).backward()
     first.step(), second.step()
-    plan_pruning(model, mse, data, 0.5, optimizers=(first, second)).apply()
+    plan_pruning(model, mse, data, 0.5, optimizers=(first, second, first)).apply()
     for optimizer in (first, second):
         for parameter in optimizer.param_groups[0]["params"]:
             assert optimizer.state[parameter]["exp_avg"].shape == parameter.shape
