@@ -92,7 +92,7 @@ def _actor_critic(policy: ActorCriticPolicy, gamma: float, ent_coef: float) -> P
 
 def _soft_actor_critic(policy: SACPolicy, gamma: float, ent_coef: float) -> PolicyNetworks:
     actor, critic, target = policy.actor, policy.critic, policy.critic_target
-    heads = [actor.mu, actor.log_std]
+    heads: list[Any] = [actor.mu, actor.log_std]
 
     def act(observations: Any, actions: Any) -> tuple[th.Tensor, ...]:
         latent = actor.latent_pi(actor.extract_features(observations, actor.features_extractor))

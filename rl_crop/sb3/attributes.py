@@ -60,4 +60,4 @@ def _resize_noise(transaction: Transaction, distribution: Any, widths: Sequence[
     for name in ("latent_sde_dim", "exploration_mat", "exploration_matrices", "weights_dist"):
         transaction.set_attribute(distribution, name, getattr(distribution, name))
     distribution.latent_sde_dim = widths[-1]
-    distribution.sample_weights(log_std, batch_size=len(distribution.exploration_matrices))  # type: ignore[arg-type]
+    distribution.sample_weights(log_std, batch_size=len(distribution.exploration_matrices))

@@ -181,7 +181,7 @@ def collect(model: Any, n_samples: int, seed: int) -> Any:
             if model.get_vec_normalize_env() is not None:
                 model._last_original_obs = model.get_vec_normalize_env().get_original_obs()
         if isinstance(model, OnPolicyAlgorithm):
-            buffer = model.rollout_buffer_class(
+            buffer = model.rollout_buffer_class(  # type: ignore[misc]
                 steps, model.observation_space, model.action_space, device=model.device, gamma=model.gamma,
                 gae_lambda=model.gae_lambda, n_envs=env.num_envs, **model.rollout_buffer_kwargs,
             )  # fmt: skip

@@ -167,4 +167,4 @@ def _losses(policy: BasePolicy, parts: PolicyNetworks, loss: Loss | Mapping[str,
     unknown = sorted(set(given) - set(losses))
     if unknown:
         raise PruningError(f"loss names {unknown}, but this policy has {sorted(losses)}.")
-    return losses | {name: lambda batch, own=own: own(policy, batch) for name, own in given.items()}  # type: ignore[misc]
+    return losses | {name: lambda batch, own=own: own(policy, batch) for name, own in given.items()}

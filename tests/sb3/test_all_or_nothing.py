@@ -6,7 +6,7 @@ import rl_crop
 from rl_crop.core.surgery import Transaction
 from tests.sb3.agents import AGENTS, SCORING, equal, tensors, unmoved
 
-NAMES = ["ppo_discrete", "ppo_sde", "sac_sde", "sac_three_critics", "sac_normalized"]
+NAMES = ["ppo_discrete", "ppo_sde", "sac_sde", "sac_three_critics"]
 
 
 class Injected(Exception):
@@ -27,9 +27,7 @@ def fail_at(monkeypatch, method, k):
     return calls
 
 
-@pytest.mark.parametrize(
-    ("method", "k"), [("set_data", 1), ("set_data", 7), ("set_data", 12), ("set_item", 3), ("set_attribute", 5)]
-)
+@pytest.mark.parametrize(("method", "k"), [("set_data", 1), ("set_data", 9), ("set_item", 3), ("set_attribute", 5)])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_failure_while_cutting(name, method, k, monkeypatch):
     model, twin = AGENTS[name]().learn(64), AGENTS[name]().learn(64)
@@ -40,7 +38,7 @@ def test_a_failure_while_cutting(name, method, k, monkeypatch):
         assert len(calls) == k
     for agent in (model, twin):
         agent.set_random_seed(1)
-        agent.learn(64, reset_num_timesteps=False)
+        agent.learn(32, reset_num_timesteps=False)
     assert equal(tensors(model), tensors(twin))
 
 

@@ -92,13 +92,15 @@ def test_budgets_are_met(budget, schedule, scope):
         assert history[-1]["flops_after"] <= 0.31 * history[0]["flops_before"]
 
 
-@pytest.mark.parametrize("schedule", ["one_shot", "iterative", "gradual"])
-@pytest.mark.parametrize("compensation", ["none", "bias", "least_squares", "distill"])
+PAIRS = [("gradual", "none"), ("gradual", "bias"), ("gradual", "distill"), ("iterative", "distill"), ("iterative", "bias")]
+
+
+@pytest.mark.parametrize(("schedule", "compensation"), PAIRS)
 @pytest.mark.parametrize("name", ["ppo_sde", "sac_three_critics"])
 def test_schedules_and_compensations_train_on(name, compensation, schedule, monkeypatch):
     monkeypatch.setattr("rl_crop.core.distillation.STEPS", 10)
     options = {"schedule": schedule, "compensation": compensation, "when": 64, "until": 128, "n_events": 2}
-    model = AGENTS[name]().learn(192, callback=rl_crop.PruningCallback(0.7, verbose=0, **options, **SCORING))
+    model = AGENTS[name]().learn(160, callback=rl_crop.PruningCallback(0.7, verbose=0, **options, **SCORING))
     assert all(0.7 <= share < 0.78 for share in model.pruning_history[-1]["reached"].values())
     before = tensors(model)
     model.learn(64, reset_num_timesteps=False)

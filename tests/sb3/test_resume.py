@@ -25,12 +25,12 @@ def test_a_resumed_run_is_not_pruned_twice(make_plain, keywords, load):
     def callback():
         return rl_crop.PruningCallback(0.6, verbose=0, **SCORING, **keywords)
 
-    model = make_plain().learn(256, callback=callback())
+    model = make_plain().learn(192, callback=callback())
     loaded = load(model)
     shapes = [p.shape for p in loaded.policy.parameters()]
     before = tensors(loaded)
-    loaded.learn(256, reset_num_timesteps=False, callback=callback())
-    loaded.learn(128, callback=callback())  # also where counting starts anew
+    loaded.learn(64, reset_num_timesteps=False, callback=callback())
+    loaded.learn(64, callback=callback())  # also where counting starts anew
     assert [p.shape for p in loaded.policy.parameters()] == shapes
     assert loaded.pruning_history == model.pruning_history and len(loaded.pruning_history) == 1
     assert any((tensor != before[name]).any() for name, tensor in tensors(loaded).items())
