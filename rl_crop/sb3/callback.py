@@ -15,7 +15,7 @@ from rl_crop.core.report import PruningReport
 from rl_crop.core.schedules import SCHEDULES
 from rl_crop.core.steps import apply_steps, merge_reports, step_targets
 from rl_crop.sb3.best_models import keep_dense_best
-from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, replay_batches
+from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches, replay_batches
 from rl_crop.sb3.prune import plan_policy_pruning, prunable_parameters, remember, target_by_network
 from rl_crop.sb3.timing import Timetable
 
@@ -133,6 +133,8 @@ class PruningCallback(BaseCallback):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise PruningError(f"{name}={value!r} must be an integer of at least 1.")
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0):
+            raise PruningError(f"seed={self.seed!r} must be an integer of at least 0, or None for the model's own.")
 
     @property
     def _budget(self) -> int:
@@ -162,7 +164,7 @@ class PruningCallback(BaseCallback):
             return
         if self._plan is None or self._event() < self.n_events - 1:
             self.timetable.finish()
-            self._attempt(self._prepare, last_chance=True)
+            self._attempt(lambda: self._prepare(at_end=True), last_chance=True)
         if self._plan is not None:
             self._attempt(self._cut, last_chance=True)
 
@@ -176,9 +178,11 @@ class PruningCallback(BaseCallback):
             return
         if regular:
             self._next_check = now + timetable.interval(self._on_policy)
+        watching = timetable.first is None
         due = timetable.check(now, lambda: self._proposal().widths_after, regular)
-        for name, value in timetable.readings().items():
-            self.logger.record(f"pruning/{name}", value)
+        if watching and regular:
+            for name, value in timetable.readings().items():
+                self.logger.record(f"pruning/{name}", value)
         if due:
             self._attempt(self._prepare)
 
@@ -196,12 +200,14 @@ class PruningCallback(BaseCallback):
                 self.timetable.give_up()
             warnings.warn(f"No pruning at {self.num_timesteps} steps: {error}", stacklevel=2)
 
-    def _prepare(self) -> None:
+    def _prepare(self, at_end: bool = False) -> None:
         """Score and plan (of an iterative event, the first step)."""
-        self._batches = self._data()
+        self._batches = self._data(at_end)
         self._plan = self._plan_for(step_targets(self._targets(self._event()), self._steps())[0])
 
-    def _data(self) -> list[Any]:
+    def _data(self, at_end: bool) -> list[Any]:
+        if self._on_policy and at_end and not self.memory.parts:  # training stopped before the end of a rollout
+            return agent_batches(self.model, self.n_batches, self.batch_size, self._seed)
         if self._on_policy:
             return self.memory.batches(self.batch_size)
         learning_starts = getattr(self.model, "learning_starts", 0)
@@ -239,7 +245,8 @@ class PruningCallback(BaseCallback):
     def _events(self) -> list[dict[str, Any]]:
         """Events of the same networks by this callback, or by one like it before a resume."""
         history = getattr(self.model, "pruning_history", [])
-        return [entry for entry in history if entry.get("source") == SOURCE and self._own & set(entry["networks"])]
+        own = [entry for entry in history if entry.get("source") == SOURCE]
+        return [entry for entry in own if self._own & set(entry.get("networks", self._own))]
 
     def _cut(self) -> None:
         assert self._plan is not None and self.timetable is not None

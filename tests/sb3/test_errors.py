@@ -26,6 +26,7 @@ BAD = [
     ({"min_units": 12, "sparsity": 0.9}, "largest reachable is 0.[1-7]"),
     ({"min_units": 0}, "min_units"),
     ({"criterion": "corp"}, "'corp'.*crop"),
+    ({"criterion": ["crop"]}, "Unknown criterion"),
     ({"scope": "world"}, "'world'.*network"),
     ({"budget": "money"}, "'money'.*params"),
     ({"compensation": "hope"}, "'hope'.*least_squares"),
@@ -46,6 +47,8 @@ BAD_FOR_THE_CALLBACK = [
     ({"n_batches": 0}, "n_batches"),
     ({"batch_size": "all"}, "batch_size"),
     ({"on_error": "ignore"}, "'ignore'.*raise"),
+    ({"seed": "today"}, "seed='today'"),
+    ({"seed": -1}, "seed=-1"),
 ]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import A2C, SAC, HerReplayBuffer
+from stable_baselines3 import A2C, PPO, SAC, HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv, IdentityEnv, IdentityEnvMultiBinary, IdentityEnvMultiDiscrete
@@ -137,13 +137,13 @@ def test_training_that_stops_in_the_middle_of_a_rollout(make_plain):
     consistent(model.learn(128, reset_num_timesteps=False))
 
 
-def test_training_that_stops_before_there_is_any_data():
-    model = ppo()
-    with pytest.raises(rl_crop.PruningError, match="nothing to score on"):
-        model.learn(256, callback=[StopAt(10), rl_crop.PruningCallback(0.4, **SCORING)])
-    with pytest.warns(UserWarning, match="nothing to score on"):
-        model.learn(256, callback=[StopAt(10), rl_crop.PruningCallback(0.4, on_error="warn", **SCORING)])
-    model.learn(64)
+@pytest.mark.parametrize("at", [10, 100])
+def test_training_that_stops_before_there_is_new_data(at):
+    callback = rl_crop.PruningCallback(0.4, schedule="gradual", when=64, until=128, n_events=2, verbose=0, **SCORING)
+    model = ppo().learn(256, callback=[StopAt(at), callback])  # a rollout is collected for what is left
+    assert [event["timesteps"] for event in model.pruning_history] == ([10] if at == 10 else [64, 100])
+    assert model.num_timesteps == at
+    consistent(model.learn(64))
 
 
 class PruneByHand(BaseCallback):
@@ -160,6 +160,13 @@ class PruneByHand(BaseCallback):
 def test_prune_policy_in_a_callback_of_ones_own(make_plain):
     model = make_plain().learn(256, callback=PruneByHand())
     assert [event["timesteps"] for event in model.pruning_history] == [64, 192]
+    consistent(model)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_default_architectures(algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", seed=0)
+    rl_crop.prune_policy(model, 0.95, **SCORING)
     consistent(model)
 
 
