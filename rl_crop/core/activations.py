@@ -40,7 +40,7 @@ def rows_of(tensor: th.Tensor, axis: int) -> th.Tensor:
 
 def _chosen_rows(shape: tuple[int, ...]) -> np.ndarray | None:
     """Which rows of (observations, positions...) are kept, ascending, from a bounded number of observations."""
-    n_observations, n_positions = shape[0], int(np.prod(shape[1:]))
+    n_observations, n_positions = shape[0] if shape else 1, int(np.prod(shape[1:]))
     if n_observations * n_positions <= MAX_ROWS:
         return None
     used = min(n_observations, max(MIN_OBSERVATIONS, 4 * MAX_ROWS // n_positions))
@@ -138,7 +138,13 @@ class UnitActivations:
             copy = self.subject.trained
             names = {slot.tensor for group in self.graph.groups.values() for slot in group.slots if slot.role == "in"}
             weights = {name: copy.tensors[name] for name in names}
-            self.found = unit_activations(self.graph.groups.values(), weights, copy.runs.values())
+            try:
+                self.found = unit_activations(self.graph.groups.values(), weights, copy.runs.values())
+            except (IndexError, RuntimeError) as error:
+                raise PruningError(
+                    f"The layers' inputs could not be looked at ({error}). Give no batches, but example_inputs, with "
+                    "compensation='none' and a criterion without activations."
+                ) from error
         return self.found
 
 
