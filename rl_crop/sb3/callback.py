@@ -91,7 +91,7 @@ class PruningCallback(BaseCallback):
         self._plan: PruningPlan | None = None
         self._batches: list[Any] = []
         self._own: frozenset[str] = frozenset()
-        self._next_check = self._retry_at = 0
+        self._next_check = self._retry_at = self._planned_at = 0
 
     def _init_callback(self) -> None:
         if self.parent is not None:
@@ -204,6 +204,7 @@ class PruningCallback(BaseCallback):
         """Score and plan (of an iterative event, the first step)."""
         self._batches = self._data(at_end)
         self._plan = self._plan_for(step_targets(self._targets(self._event()), self._steps())[0])
+        self._planned_at = len(getattr(self.model, "pruning_history", []))
 
     def _data(self, at_end: bool) -> list[Any]:
         if self._on_policy and at_end and not self.memory.parts:  # training stopped before the end of a rollout
@@ -253,6 +254,8 @@ class PruningCallback(BaseCallback):
         plan, event = self._plan, self._event()
         self._plan = None
         targets = step_targets(self._targets(event), self._steps())
+        if self._planned_at != len(getattr(self.model, "pruning_history", [])):  # something else has cut the agent since
+            plan = self._plan_for(targets[0])
         earlier = self._events()[-1]["reached"] if self._events() else {}
         applied: list[PruningPlan] = []
 

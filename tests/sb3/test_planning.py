@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
 import rl_crop
 from tests.sb3.agents import AGENTS, SCORING, equal, noise, ppo, sac, state, tensors
@@ -108,6 +109,15 @@ def test_a_run_is_the_dense_run_until_the_cut(name, when, monkeypatch):
 
     dense.learn(200, callback=Look())
     assert len(before) == 1 and equal(before, expected)
+
+
+def test_action_noise_goes_on_where_it_was():
+    model = sac(env={"n_envs": 2}, action_noise=OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1)))
+    model.learn(64)
+    model.replay_buffer.reset()
+    before = [noise.noise_prev.copy() for noise in model.action_noise.noises]
+    rl_crop.plan_policy_pruning(model, 0.6, **SCORING)
+    assert equal([noise.noise_prev for noise in model.action_noise.noises], before) and np.any(before)
 
 
 @pytest.mark.parametrize("make", [ppo, sac])

@@ -101,6 +101,15 @@ def test_one_callback_for_two_agents(make_plain):
     assert first.policy.net_arch == second.policy.net_arch  # scored on its own data alone: the runs are the same
 
 
+def test_two_callbacks_at_one_time(make_plain):
+    callbacks = [rl_crop.PruningCallback({name: 0.6}, when=0.3, verbose=0, **SCORING) for name in ("actor", "critic")]
+    model = make_plain().learn(256, callback=callbacks)
+    first, second = model.pruning_history
+    assert first["timesteps"] == second["timesteps"] and (first["networks"], second["networks"]) == (["actor"], ["critic"])
+    assert first["reached"]["actor"] >= 0.6 and second["reached"]["critic"] >= 0.6
+    consistent(model)
+
+
 def test_one_callback_a_network(load):
     def callbacks():
         actor = rl_crop.PruningCallback({"actor": 0.8}, when=64, verbose=0, **SCORING)
