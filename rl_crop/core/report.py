@@ -60,13 +60,12 @@ def summary_lines(result: Any) -> list[str]:
     ]
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """:return: a plain-text table, first column left, others right."""
-    widths = [max(len(line[place]) for line in [header, *rows]) for place in range(len(header))]
-    lines = ["  ".join(_pad(cell, width, place) for place, (cell, width) in enumerate(zip(line, widths, strict=True)))
-             for line in [header, *rows]]  # fmt: skip
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _pad(cell: str, width: int, place: int) -> str:
-    return cell.ljust(width) if place == 0 else cell.rjust(width)
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], n_left: int = 1) -> str:
+    """:return: a plain-text table, its first ``n_left`` columns to the left, the others (numbers) to the right."""
+    lines = [header, *rows]
+    sizes = [max(len(line[place]) for line in lines) for place in range(len(header))]
+    texts = [
+        "  ".join(f"{cell:{'<' if place < n_left else '>'}{sizes[place]}}" for place, cell in enumerate(line))
+        for line in lines
+    ]
+    return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:]])

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from rl_crop.core.report import table
 from rl_crop.evaluation.statistics import bootstrap_interval, interquartile_mean
 
 
@@ -37,16 +38,14 @@ def comparison_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     :param rows: a row of :func:`summarize` by the agent's name
     :return: text in columns
     """
-    lines = [["agent", "widths", "actor", "critic", "all parameters", "return", "IQM [95 % interval]"]]
+    lines = []
     for name, row in rows.items():
         counts = [f"{row['n_params'][key]:,}" if key in row["n_params"] else "–" for key in ("actor", "critic", "total")]
         score = f"{row['mean']:.1f} ± {row['std']:.1f}"
         interval = f"{row['iqm']:.1f} [{row['iqm_low']:.1f}, {row['iqm_high']:.1f}]"
         lines.append([name, _widths(row["widths"]), *counts, score, interval])
-    sizes = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    # Names to the left, numbers to the right
-    texts = ["  ".join(f"{cell:{'<' if i < 2 else '>'}{size}}" for i, (cell, size) in enumerate(zip(x, sizes))) for x in lines]
-    return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:]])
+    header = ["agent", "widths", "actor", "critic", "all parameters", "return", "IQM [95 % interval]"]
+    return table(header, lines, n_left=2)
 
 
 def _widths(widths: Any) -> str:
