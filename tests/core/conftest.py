@@ -10,3 +10,9 @@ def double_precision():
     th.manual_seed(0)
     yield
     th.set_default_dtype(th.float32)
+
+
+@pytest.fixture(autouse=True)
+def short_fits(monkeypatch):
+    """Tests of the fit itself set their own number of steps."""
+    monkeypatch.setattr("rl_crop.core.distillation.STEPS", 20)

@@ -88,7 +88,6 @@ def step(model, optimizer, data):
 def test_a_failure_at_any_stage_undoes_everything(agent, stage, monkeypatch):
     model, optimizer, mirror, data = agent
     other = copy.deepcopy([model, optimizer.state_dict()])
-    monkeypatch.setattr("rl_crop.core.distillation.STEPS", 6)
     before, generator = state(model, mirror, optimizers=[optimizer]), th.get_rng_state()
     plan = plan_pruning(model, mse, data, 0.5, compensation="distill", optimizers=[optimizer], mirrors=[mirror])
     with monkeypatch.context() as patch:

@@ -139,8 +139,7 @@ def test_a_random_network_equals_its_masked_twin(seed, convolutional):
 @pytest.mark.parametrize("convolutional", [False, True], ids=["vectors", "images"])
 @pytest.mark.parametrize("compensation", ["bias", "least_squares", "distill"])
 @pytest.mark.parametrize("seed", range(100, 104))
-def test_a_random_network_is_compensated_and_trains_on(seed, compensation, convolutional, monkeypatch):
-    monkeypatch.setattr("rl_crop.core.distillation.STEPS", 10)
+def test_a_random_network_is_compensated_and_trains_on(seed, compensation, convolutional):
     model, data, sparsity, settings = drawn(seed, convolutional)
     mirror = copy.deepcopy(model).requires_grad_(False)
     optimizer = th.optim.Adam(model.parameters(), lr=1e-3)

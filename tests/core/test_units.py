@@ -180,3 +180,19 @@ def test_names():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     model.again = model[0]
     assert list(named_tensors(model))[:2] == ["0.weight", "0.bias"] and len(named_tensors(model)) == 7
+
+
+def test_units_laid_out_as_rows_or_positions_of_a_layer_stay_whole():
+    def rows(m, x):
+        h = m.a(x)
+        return m.b(h) + m.rows(h.unsqueeze(-1)).mean(1)
+
+    model = Calls(rows, a=nn.Linear(3, 4), b=nn.Linear(4, 2), rows=nn.Linear(1, 2))
+    assert "fixed size" in units_of(model, 3).untouched["a"]
+
+    def positions(m, x):
+        h = m.a(x)
+        return m.b(h) + m.conv(h.unsqueeze(1)).mean((1, 2)).unsqueeze(1)
+
+    model = Calls(positions, a=nn.Linear(3, 4), b=nn.Linear(4, 2), conv=nn.Conv1d(1, 3, 2))
+    assert "fixed size" in units_of(model, 3).untouched["a"]
