@@ -119,7 +119,7 @@ def main(args: Args) -> None:
         ]
         for row in rows
     ]  # fmt: skip
-    print(table(header, lines, n_left=1))
+    print(table(header, lines))
     if args.out is not None:
         write_json(args.out, {"rows": rows, "repetitions": args.repetitions, "batch_size": BATCH_SIZE, "versions": versions()})
         print(f"Written to {args.out}")
