@@ -41,8 +41,11 @@ class LazyTrigger:
         :return: whether every network has settled, now or at an earlier check running on to now.
         """
         for name, tensors in self.parameters.items():
-            start = self.start[name]
-            distance = float((_flat(tensors) - start).norm() / start.norm().clamp_min(1e-30))
+            now, start = _flat(tensors), self.start[name]
+            if now.shape != start.shape:  # something else has cut this network: its way begins here
+                self.start[name], self.distance[name], self.largest[name], self.below[name] = now, 0.0, 0.0, 0
+                continue
+            distance = float((now - start).norm() / start.norm().clamp_min(1e-30))
             step = abs(distance - self.distance[name])
             self.distance[name] = distance
             if step == 0.0 and self.largest[name] == 0.0:
@@ -54,7 +57,7 @@ class LazyTrigger:
 
 
 def _flat(tensors: Sequence[th.Tensor]) -> th.Tensor:
-    return th.cat([tensor.detach().flatten() for tensor in tensors]).clone()
+    return th.cat([tensor.detach().flatten() for tensor in tensors])
 
 
 class EarlyPruningIndicator:

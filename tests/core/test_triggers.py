@@ -37,6 +37,14 @@ def test_distance_and_ratio_are_those_of_the_weights():
     assert trigger.distance["actor"] == pytest.approx(3.5 / start) and trigger.ratio["actor"] == pytest.approx(0.25)
 
 
+def test_a_network_that_something_else_has_cut_begins_anew():
+    trigger, weights = watched(names=("actor", "critic"))
+    run(trigger, weights, dict.fromkeys(weights, lambda check: 0.5**check), checks=4)
+    weights["actor"].data = th.ones(2, 4)
+    assert not trigger.check() and trigger.distance["actor"] == 0.0 and trigger.below == {"actor": 0, "critic": 3}
+    assert run(trigger, weights, dict.fromkeys(weights, lambda check: 0.5**check)) == 4
+
+
 def test_every_network_has_to_settle():
     trigger, weights = watched(names=("actor", "critic"))
     decay = {"actor": lambda check: 0.5**check, "critic": lambda check: 0.9**check}
