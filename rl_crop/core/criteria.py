@@ -27,7 +27,7 @@ class Scoring:
     Everything that a criterion may look at; what is costly is computed when it is first asked for.
 
     :param groups: the units of one network.
-    :param parameters: the parameters they lie in, by name.
+    :param parameters: the parameters (and the weights that are buffers) they lie in, by name.
     :param loss: scalar loss of a batch, or ``None``.
     :param batches: the scoring batches.
     :param forward_on_ones: runs the network on one observation of ones.

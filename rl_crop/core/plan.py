@@ -193,7 +193,7 @@ def _scores(
         slot.tensor: subject.trained.tensors[slot.tensor]
         for group in groups
         for slot in group.slots
-        if isinstance(subject.trained.tensors[slot.tensor], th.nn.Parameter)
+        if isinstance(subject.trained.tensors[slot.tensor], th.nn.Parameter) or slot.role != "along"  # fixed weights: buffers
     }
     run = subject.trained.runs.get(network.name)
     scoring = Scoring(

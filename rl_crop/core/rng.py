@@ -18,7 +18,8 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
         block start from where the generators stand.
     """
     states = random.getstate(), np.random.get_state(), th.get_rng_state()
-    cuda_states = th.cuda.get_rng_state_all() if th.cuda.is_available() else []
+    # Asking for the states would start CUDA in a process that does not use it (and could then no longer fork).
+    cuda_states = th.cuda.get_rng_state_all() if th.cuda.is_initialized() else []
     try:
         if seed is not None:
             random.seed(seed)

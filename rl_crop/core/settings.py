@@ -44,10 +44,12 @@ class Settings:
         for name, allowed in (("scope", SCOPES), ("budget", BUDGETS), ("compensation", COMPENSATIONS)):
             if getattr(self, name) not in allowed:
                 raise PruningError(f"{name}={getattr(self, name)!r} is not one of {list(allowed)}.")
-        if not isinstance(self.min_units, Integral) or int(self.min_units) < 1:
+        if not _whole(self.min_units) or self.min_units < 1:
             raise PruningError(f"min_units={self.min_units!r} must be an integer of at least 1.")
-        if self.seed is not None and (not isinstance(self.seed, Integral) or int(self.seed) < 0):
-            raise PruningError(f"seed={self.seed!r} must be None or an integer of at least 0.")
+        if self.seed is not None:
+            if not _whole(self.seed) or not 0 <= self.seed < 2**63:
+                raise PruningError(f"seed={self.seed!r} must be None or an integer of at least 0 and below 2**63.")
+            object.__setattr__(self, "seed", int(self.seed))  # Python's generator refuses numpy's integers
         if isinstance(self.ignore, str):
             object.__setattr__(self, "ignore", (self.ignore,))
         if not self.structured:
@@ -59,6 +61,10 @@ class Settings:
     def criterion_name(self) -> str:
         """The name for reports."""
         return self.criterion if isinstance(self.criterion, str) else getattr(self.criterion, "__name__", "custom")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def sparsity_by_network(sparsity: Target, names: list[str], scope: str) -> dict[str, float]:

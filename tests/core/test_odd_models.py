@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch as th
 import torch.nn.functional as F  # noqa: N812
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn.utils import prune as masks
 from torch.utils.checkpoint import checkpoint
 
+from rl_crop.core.criteria import CRITERIA
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import plan_pruning, prune_model
 from tests.core.networks import Calls, batches, mlp, mse
@@ -179,3 +181,22 @@ def test_no_warning_comes_out_of_a_cut():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prune_model(model, mse, batches((1, 5, 5)), 0.5, compensation="distill")
+
+
+class FixedProjection(nn.Module):
+    """A reservoir's read-out: the weights between two layers are a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 12), nn.Linear(6, 2)
+        self.register_buffer("fixed", th.randn(6, 12))
+
+    def forward(self, x):
+        return self.b(th.tanh(F.linear(th.tanh(self.a(x)), self.fixed)))
+
+
+@pytest.mark.parametrize("criterion", sorted(CRITERIA))
+def test_weights_that_are_buffers_are_cut_along(criterion):
+    model = FixedProjection()
+    report = prune_model(model, mse, batches(), 0.5, criterion=criterion, seed=np.int64(3))
+    assert report.widths == {"a": (12, 4)} and model.fixed.shape == (6, 4)
