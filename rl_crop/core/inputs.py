@@ -98,7 +98,7 @@ def _joined(calls: Sequence[tuple[list[Any], TreeSpec]]) -> Inputs | None:
         return None
     kinds = _kinds(leaves, places)
     alike = [other for other, structure in calls if structure == spec and _kinds(other, places) == kinds]
-    rows = tuple(th.cat(list(_enough(other[place] for other in alike)))[:MAX_OBSERVATIONS].clone() for place in places)
+    rows = tuple(th.cat(list(_enough(other[place] for other in alike)))[:MAX_OBSERVATIONS] for place in places)
     n_rows = min(len(values) for values in rows)
     return Inputs(tuple(leaves), spec, places, tuple(values[:n_rows] for values in rows))
 

@@ -179,13 +179,13 @@ def test_a_computed_bias_is_left_to_the_model(monkeypatch):
 
 
 def test_each_repair_is_better_than_the_one_before(monkeypatch):
-    monkeypatch.setattr(distillation, "STEPS", 100)
+    monkeypatch.setattr(distillation, "STEPS", 60)
     errors = {}
     for kind in compensation.COMPENSATIONS:
         th.manual_seed(3)
         model = settled(Residual(12), (2, 4, 4))
         model.eval()
-        data = batches((2, 4, 4), 3, n=300)
+        data = batches((2, 4, 4), 3, n=150)
         dense = copy.deepcopy(model)
         prune_model(model, mse, data, 0.8, compensation=kind)
         x, _ = batches((2, 4, 4), 3, n=200, seed=9)[0]
