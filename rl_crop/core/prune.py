@@ -42,7 +42,7 @@ def plan_pruning(
     :param example_inputs: inputs of the model (a tensor, or a tuple of arguments); by default those that ``loss`` passes.
     :param optimizers: whose state is cut along when the plan is applied.
     :param mirrors: modules of the same structure (an averaged copy, a target) cut at the same indices.
-    :param settings: see :class:`~rl_crop.core.plan.Settings`.
+    :param settings: see :class:`~rl_crop.core.settings.Settings`.
     :return: the plan.
     :raises PruningError: the arguments, the loss or the data do not allow it; says what to do.
     """

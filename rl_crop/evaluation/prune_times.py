@@ -5,6 +5,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from rl_crop.sb3.data import BATCH_SIZE, first_data
 from rl_crop.sb3.prune import plan_policy_pruning, prunable_parameters
 from rl_crop.sb3.timing import TRIGGERS, Timetable
 
@@ -22,12 +23,16 @@ class PruneTimeRecorder(BaseCallback):
     def __init__(self, sparsity: float, earliest: float, latest: float, n_timesteps: int) -> None:
         super().__init__()
         self.sparsity = sparsity
-        self.timetables = {rule: Timetable(rule, latest, earliest, latest, 1, 0, n_timesteps) for rule in TRIGGERS}
+        self.earliest, self.latest, self.n_timesteps = earliest, latest, n_timesteps
+        self.timetables: dict[str, Timetable] = {}
         self.fired: dict[str, dict[str, Any]] = {}
         self._next_check = 0
 
     def _on_training_start(self) -> None:
-        for timetable in self.timetables.values():
+        start = first_data(self.model, BATCH_SIZE)
+        for rule in TRIGGERS:
+            timetable = Timetable(rule, self.latest, self.earliest, self.latest, 1, self.n_timesteps, start)
+            self.timetables[rule] = timetable
             timetable.watch(prunable_parameters(self.model))
 
     def _on_rollout_start(self) -> None:

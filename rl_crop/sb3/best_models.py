@@ -17,8 +17,8 @@ def keep_dense_best(callback: Any, event: int) -> None:
     The best model so far is of the old shape: it keeps a name of its own, and counting starts again.
 
     :param callback: the root of all callbacks.
-    :param event: 0 for the first cut: ``best_model.zip`` becomes ``best_model_dense.zip``; the best one between two cuts
-        becomes ``best_model_event<number>.zip``.
+    :param event: how many cuts there were before: 0 for the first one, where ``best_model.zip`` becomes
+        ``best_model_dense.zip``; the best one between two cuts becomes ``best_model_event<number>.zip``.
     """
     for found in walk(callback):
         if isinstance(found, StopTrainingOnNoModelImprovement):

@@ -10,12 +10,13 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import PruningPlan, Settings
+from rl_crop.core.plan import PruningPlan
 from rl_crop.core.report import PruningReport
 from rl_crop.core.schedules import SCHEDULES
+from rl_crop.core.settings import Settings
 from rl_crop.core.steps import apply_steps, merge_reports, step_targets
 from rl_crop.sb3.best_models import keep_dense_best
-from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches, replay_batches
+from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches, first_data, replay_batches
 from rl_crop.sb3.prune import plan_policy_pruning, prunable_parameters, remember, target_by_network
 from rl_crop.sb3.timing import Timetable
 
@@ -103,14 +104,13 @@ class PruningCallback(BaseCallback):
         self._next_check = self._retry_at = 0
         self._check_arguments()
         self.memory = RolloutMemory(self.n_batches * self.batch_size)
-        self._seed = self.seed if self.seed is not None else (self.model.seed or 0)
+        self._seed = int(self.seed if self.seed is not None else (self.model.seed or 0))
         watched = prunable_parameters(self.model)
         given = target_by_network(self.sparsity, self.networks)
         self._own = frozenset(given if isinstance(given, Mapping) else watched)
-        learning_starts = 0 if self._on_policy else max(getattr(self.model, "learning_starts", 0), 1)
         timetable = Timetable(
-            self.when, self.until, self.earliest, self.latest, self.n_events, self.num_timesteps, self._budget,
-            learning_starts, self._events(),
+            self.when, self.until, self.earliest, self.latest, self.n_events, self._budget,
+            first_data(self.model, self.batch_size), self._events(),
         )  # fmt: skip
         if timetable.finished:
             self.logger.info("The agent has been pruned already (model.pruning_history): it is not pruned again.")
@@ -277,7 +277,7 @@ class PruningCallback(BaseCallback):
         self._batches = []
         self.timetable.done()
         self._announce(reached)
-        keep_dense_best(self.locals.get("callback"), event)
+        keep_dense_best(self.locals.get("callback"), len(self._events()) - 1)
 
     def _announce(self, reached: Mapping[str, float]) -> None:
         """Log and print what is gone in all, of the agent as it was before its first event."""

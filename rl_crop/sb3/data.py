@@ -13,7 +13,14 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import RolloutBufferSamples, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import (
+    DictReplayBufferSamples,
+    DictRolloutBufferSamples,
+    ReplayBufferSamples,
+    RolloutBufferSamples,
+    TrainFreq,
+    TrainFrequencyUnit,
+)
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from rl_crop.core.errors import PruningError
@@ -131,9 +138,25 @@ def replay_batches(model: OffPolicyAlgorithm, n_batches: int, batch_size: int, s
         return [buffer.sample(batch_size, env=model.get_vec_normalize_env()) for _ in range(n_batches)]
 
 
+def first_data(model: BaseAlgorithm, batch_size: int) -> int:
+    """
+    :param model: an agent whose training starts or goes on.
+    :param batch_size: transitions in a scoring batch.
+    :return: the timesteps before which there is nothing to score on: 0 for on-policy agents, else ``learning_starts``, or
+        later where an agent was loaded without its replay buffer.
+    """
+    if isinstance(model, OnPolicyAlgorithm):
+        return 0
+    learning_starts = max(getattr(model, "learning_starts", 0), 1)
+    replay = getattr(model, "replay_buffer", None)
+    if model.num_timesteps and replay is not None and replay.size() == 0:
+        return max(learning_starts, model.num_timesteps + batch_size)
+    return learning_starts
+
+
 def agent_batches(model: BaseAlgorithm, n_batches: int, batch_size: int, seed: int) -> list[Any]:
     """
-    Scoring batches of an agent: what it has, or a rollout collected for the purpose.
+    Scoring batches of an agent: what it has, or, where that is not even one batch, a rollout collected for the purpose.
 
     Collecting moves the environment on; ``num_timesteps``, buffers, normalisation statistics and global generators
     stay as they are.
@@ -147,7 +170,8 @@ def agent_batches(model: BaseAlgorithm, n_batches: int, batch_size: int, seed: i
     """
     if isinstance(model, OnPolicyAlgorithm):
         buffer = model.rollout_buffer
-        if not buffer.full:
+        short = buffer.buffer_size * buffer.n_envs < batch_size and model.get_env() is not None
+        if short or not buffer.full:
             buffer = collect(model, n_batches * batch_size, seed)
         return split(rollout_samples(buffer, n_batches * batch_size, seed), batch_size)
     if isinstance(model, OffPolicyAlgorithm):
@@ -235,12 +259,19 @@ class _Discard(list):
         pass
 
 
+class _Samples(SimpleNamespace):
+    """Fields as attributes, as SB3's samples have them, and as items, for a loss that was written for a mapping."""
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+
 def as_samples(batch: Any, device: th.device) -> Any:
     """
     A user's batch with attribute access.
 
     :param batch: SB3 samples, a mapping with their field names, or observations alone (a tensor or an array).
-    :param device: arrays become tensors there.
+    :param device: arrays become tensors there, and tensors go there.
     :return: an object with ``observations`` and whatever else the batch holds.
     :raises PruningError: it is none of these.
     """
@@ -251,11 +282,13 @@ def as_samples(batch: Any, device: th.device) -> Any:
         return None if value is None else th.as_tensor(value, device=device)
 
     if isinstance(batch, Mapping) and "observations" in batch:
-        return SimpleNamespace(**tensors(batch))
+        return _Samples(**tensors(batch))
+    if isinstance(batch, (RolloutBufferSamples, ReplayBufferSamples, DictRolloutBufferSamples, DictReplayBufferSamples)):
+        return type(batch)(*(tensors(value) for value in batch))
     if hasattr(batch, "observations"):
         return batch
     if isinstance(batch, (th.Tensor, np.ndarray, Mapping)):
-        return SimpleNamespace(observations=tensors(batch))
+        return _Samples(observations=tensors(batch))
     raise PruningError(
         "A batch must be RolloutBufferSamples, ReplayBufferSamples, a mapping with their fields, or observations."
     )

@@ -9,8 +9,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import PruningPlan, Settings, Target, check_sparsity, make_plan, trace
+from rl_crop.core.plan import PruningPlan, make_plan, trace
 from rl_crop.core.report import PruningReport
+from rl_crop.core.settings import Settings, Target, check_sparsity
 from rl_crop.core.steps import apply_steps, step_targets
 from rl_crop.sb3.adapters import Objective, PolicyNetworks, describe
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches, as_samples
@@ -46,14 +47,15 @@ def plan_policy_pruning(
     :param networks: with one number, the networks it applies to (all by default).
     :param batches: SB3 ``RolloutBufferSamples`` or ``ReplayBufferSamples``, mappings with those fields, or observations,
         normalised as the policy sees them. An algorithm's own data by default.
-    :param loss: replaces the objective: ``callable(policy, batch)``, or one by network.
+    :param loss: replaces the objective: ``callable(policy, batch)``, or one by network. A batch's fields are its attributes
+        (of a mapping, its items too); observations alone are ``batch.observations``.
     :param gamma: discount factor, for a bare policy.
     :param ent_coef: weight of the entropy, for a bare policy (0 by default).
     :param optimizers: whose state is cut along, beside the algorithm's and the policy's own.
     :param mirrors: further policies of the same class and shape, cut at the same indices.
     :param n_batches: number of scoring batches taken from the algorithm's data.
     :param batch_size: transitions in each.
-    :param settings: see :class:`~rl_crop.core.plan.Settings`.
+    :param settings: see :class:`~rl_crop.core.settings.Settings`.
     :return: the plan.
     :raises PruningError: the agent, its data or the arguments do not allow it; says what to do.
     """

@@ -25,7 +25,6 @@ class Timetable:
     :param earliest: no event before.
     :param latest: a trigger fires at this time at the latest.
     :param n_events: number of events.
-    :param start: timesteps done when training starts.
     :param budget: timesteps at which training ends.
     :param not_before: there is no data before this time; bounds that lie earlier are moved to it.
     :param past: events that have happened already, as they are recorded in ``model.pruning_history``.
@@ -39,12 +38,11 @@ class Timetable:
         earliest: float,
         latest: float,
         n_events: int,
-        start: int,
         budget: int,
         not_before: int = 0,
         past: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        self.n_events, self.start, self.budget, self.not_before = n_events, start, budget, not_before
+        self.n_events, self.budget, self.not_before = n_events, budget, not_before
         self.rule = when if isinstance(when, str) else "fixed"
         if isinstance(when, str) and when not in TRIGGERS:
             raise PruningError(f"when={when!r} is not one of {list(TRIGGERS)}, a share of the budget or timesteps.")
@@ -103,13 +101,19 @@ class Timetable:
         :param regular: whether an interval has passed since the last regular check: the trigger compares equal intervals.
         """
         if self.first is None:
-            fires = regular and (self._lazy.check() if self._lazy is not None else self._indicator.check(propose()))
+            fires = regular and self._fires(now, propose)
             if now < self.earliest or (not fires and now < self.latest):
                 self._settled_early = fires
                 return False
             self.first = now
             self.decided_by = "latest" if not fires else "earliest" if self._settled_early else self.rule
         return now >= self._due()
+
+    def _fires(self, now: int, propose: Callable[[], Mapping[str, int]]) -> bool:
+        if self._lazy is not None:
+            return self._lazy.check()
+        # Before there is data nothing is trained, and all proposals are the same.
+        return now > self.not_before and self._indicator.check(propose())
 
     def _due(self) -> float:
         assert self.first is not None

@@ -55,6 +55,21 @@ def test_every_form_of_batch_scores_alike(name):
         assert equal(plan.scores, plans[0].scores)
 
 
+def test_a_loss_of_ones_own_reads_a_mapping_by_item_or_by_attribute():
+    policy = actor_critic()
+
+    def by_item(policy, batch):
+        return F.mse_loss(policy.predict_values(batch["observations"]).flatten(), batch["returns"])
+
+    def by_attribute(policy, batch):
+        return F.mse_loss(policy.predict_values(batch.observations).flatten(), batch.returns)
+
+    plans = [
+        rl_crop.plan_policy_pruning(policy, {"critic": 0.5}, batches=[batch()], loss=loss) for loss in (by_item, by_attribute)
+    ]
+    assert equal(plans[0].scores, plans[1].scores)
+
+
 @pytest.mark.parametrize("make", [ppo, sac])
 def test_a_bare_policy_is_scored_as_its_algorithm_scores_it(make):
     model = make().learn(64)

@@ -54,6 +54,15 @@ def test_between_gradual_events_the_dense_best_is_not_lost(make_plain, tmp_path)
     assert 64 > sizes[0] > sizes[1] > sum(sum(model.policy.net_arch[key]) for key in keys)
 
 
+def test_the_first_cut_leaves_a_dense_best_also_where_it_takes_all_events_along(tmp_path):
+    model = ppo()
+    evaluate = EvalCallback(env_of(model), eval_freq=32, n_eval_episodes=1, best_model_save_path=str(tmp_path), verbose=0)
+    prune = rl_crop.PruningCallback(0.8, schedule="gradual", when=10_000, until=20_000, n_events=3, verbose=0, **SCORING)
+    model.learn(128, callback=[evaluate, prune])
+    assert [event["event"] for event in model.pruning_history] == [2]
+    assert [path.stem for path in tmp_path.glob("*.zip")] == ["best_model_dense"]
+
+
 @pytest.mark.parametrize("pruned", [True, False])
 def test_patience_starts_again_after_the_cut(pruned):
     patience = StopTrainingOnNoModelImprovement(max_no_improvement_evals=3)

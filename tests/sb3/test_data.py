@@ -104,8 +104,7 @@ def test_own_data_is_preferred_to_a_new_rollout(make_plain):
     batches = agent_batches(model, 2, 32, seed=0)
     assert [len(batch.actions) for batch in batches] == [32, 32] and equal(last, model._last_obs)
     [larger] = agent_batches(model, 1, 300, seed=0)
-    assert equal(last, model._last_obs) == hasattr(model, "rollout_buffer")  # too little replay: a rollout instead
-    assert len(larger.actions) == (64 if hasattr(model, "rollout_buffer") else 300)
+    assert not equal(last, model._last_obs) and len(larger.actions) == 300  # not one batch: a rollout instead
 
 
 def test_the_same_seed_scores_on_the_same_data(make_plain):

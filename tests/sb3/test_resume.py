@@ -70,6 +70,14 @@ def test_a_gradual_schedule_goes_on_with_its_third_event(make_plain, when, tmp_p
     consistent(loaded)
 
 
+@pytest.mark.parametrize("when", ["lazy", 64])
+def test_without_its_replay_buffer_an_agent_is_scored_once_there_is_data(when, load):
+    loaded = load(AGENTS["sac"]().learn(160))
+    callback = rl_crop.PruningCallback(0.6, when=when, verbose=0, **SCORING)
+    loaded.learn(160, reset_num_timesteps=False, callback=callback)
+    assert loaded.pruning_history[0]["timesteps"] == 160 + SCORING["batch_size"]
+
+
 class Stop(BaseCallback):
     """The user presses Ctrl-C."""
 

@@ -21,7 +21,7 @@ class Rule:
 
 
 def timetable(when="lazy", earliest=0.1, latest=0.5, n_events=1, until=0.9, fires=(), **keywords):
-    table = Timetable(when, until, earliest, latest, n_events, 0, 1000, **keywords)
+    table = Timetable(when, until, earliest, latest, n_events, 1000, **keywords)
     table._lazy = Rule(*fires) if when == "lazy" else None
     return table
 
@@ -78,6 +78,12 @@ def test_nothing_before_there_is_data():
     table = timetable(fires=[True] * 20, not_before=250)
     assert first_time(table, TIMES) == 250 and table.decided_by == "earliest"
     assert first_time(timetable(not_before=700), TIMES) == 700
+
+
+def test_proposals_of_an_agent_that_is_not_trained_yet_do_not_count():
+    table = timetable("epi", not_before=500, latest=1.0)
+    fired = next(now for now in range(0, 1000, 10) if table.check(now, lambda: {"layer": 4}))
+    assert (fired, table.decided_by) == (610, "epi")  # five proposals, five values, and the one
 
 
 def test_a_failed_event_is_tried_again_until_its_deadline():
