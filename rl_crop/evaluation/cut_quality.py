@@ -46,7 +46,7 @@ def outputs(policy: BasePolicy, observations: Any, actions: Any) -> dict[str, np
         else:
             action = policy.actor.get_action_dist_params(observations)[0]  # type: ignore[operator, union-attr]
             value = th.cat(policy.critic(observations, actions), dim=1)  # type: ignore[operator]
-    return {"action": action.double().numpy(), "value": value.double().numpy()}
+    return {"action": action.double().cpu().numpy(), "value": value.double().cpu().numpy()}
 
 
 def measure(
@@ -108,5 +108,6 @@ def two_halves(model: BaseAlgorithm, n_samples: int, seed: int) -> tuple[list[An
     else:
         buffer: Any = model.replay_buffer  # type: ignore[attr-defined]
         index = np.random.default_rng(seed).permutation(buffer.size())[: 2 * n_samples]
-        batches = [buffer._get_samples(part) for part in np.split(index, 2 * n_samples // BATCH_SIZE)]
+        env = model.get_vec_normalize_env()
+        batches = [buffer._get_samples(part, env) for part in np.split(index, 2 * n_samples // BATCH_SIZE)]
     return batches[: len(batches) // 2], batches[len(batches) // 2 :]

@@ -132,7 +132,7 @@ class Sweep:
         return Progress(cell, "failed", self.failure_path(cell).read_text(encoding="utf-8").strip().splitlines()[-1])
 
 
-_FAILED, _BUSY = 3, 4
+_FAILED, _BUSY, _INTERRUPTED = 3, 4, 130
 
 
 def _start(sweep: Sweep, cell: Cell) -> BaseProcess:
@@ -152,7 +152,7 @@ def _work(sweep: Sweep, cell: Cell) -> None:
         try:
             run_cell(sweep, cell)
         except KeyboardInterrupt:
-            os._exit(_FAILED)
+            os._exit(_INTERRUPTED)
         except Exception:
             write_text(sweep.failure_path(cell), traceback.format_exc())
             os._exit(_FAILED)
