@@ -43,7 +43,7 @@ class Args:
     repetitions: int = 7
     """Pairs of a block of gradient steps and an event."""
     steps: int = 40
-    """Gradient steps in a block."""
+    """Gradient steps in a block: a multiple of 8, as PPO trains by epochs of that many."""
     widths: tuple[int, ...] = (256,)
     """Hidden widths of both layers of every network."""
     sparsity: float = 0.95
@@ -71,7 +71,7 @@ def agents(width: int) -> dict[str, tuple[Any, Callable[[int], None]]]:
     ppo.learn(2048)
 
     def epochs(steps: int) -> None:
-        for _ in range(max(1, steps * BATCH_SIZE // 2048)):
+        for _ in range(steps * BATCH_SIZE // 2048):
             ppo.train()
 
     return {"SAC HalfCheetah-v5": (sac, lambda steps: sac.train(steps, BATCH_SIZE)), "PPO LunarLander-v3": (ppo, epochs)}
@@ -92,6 +92,8 @@ def event_seconds(model: Any, sparsity: float, criterion: str, compensation: str
 
 def main(args: Args) -> None:
     """Measure, print a table, and write the figures."""
+    if args.steps < 8 or args.steps % 8:
+        raise SystemExit("--steps must be a multiple of 8.")
     rows: list[dict[str, Any]] = []
     for width in args.widths:
         for name, (model, gradient_steps) in agents(width).items():

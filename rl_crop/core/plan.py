@@ -38,6 +38,11 @@ class PruningPlan:
     :param budget_sparsity: share of the budget (parameters, FLOPs or units) that will be gone, by network, or in
         ``"total"`` under ``scope="global"``.
     :param dormant: share of dormant units by layer, among all and among those removed (only with observations).
+    :param n_params_before: parameters of the model now (target networks not counted).
+    :param n_params_after: and after the cut.
+    :param flops_before: floating-point operations for one observation, as in :class:`~rl_crop.core.report.PruningReport`.
+    :param flops_after: and after the cut.
+    :param seconds: wall-clock of planning.
     """
 
     keep: dict[str, np.ndarray]

@@ -38,7 +38,7 @@ def plan_policy_pruning(
     """
     Score, rank and allocate the units of an agent's networks; changes nothing.
 
-    Where an algorithm has no data, a rollout is collected, which moves its environment on. Applied, the plan is
+    Where an algorithm holds less than one batch, a rollout is collected, which moves its environment on. Applied, the plan is
     recorded in ``model.pruning_history``.
 
     :param model_or_policy: an SB3 algorithm, or a bare SB3 policy (then give ``batches``).
