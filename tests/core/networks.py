@@ -96,3 +96,14 @@ def settled(model, shape, n=64):
     for _ in range(3):
         model(th.randn(n, *shape, generator=generator))
     return model
+
+
+CASES = {
+    "mlp mse": (mlp, (3,), mse, False),
+    "mlp cross-entropy": (mlp, (3,), cross_entropy, True),
+    "mlp noisy": (mlp, (3,), noisy_mse, False),
+    "cnn mse": (cnn, (1, 5, 5), mse, False),
+    "cnn cross-entropy": (cnn, (1, 5, 5), cross_entropy, True),
+    "cnn noisy": (cnn, (1, 5, 5), noisy_mse, False),
+}
+"""Tasks: how to build the model, the shape of an observation, the loss, and whether targets are classes."""

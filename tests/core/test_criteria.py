@@ -12,16 +12,8 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import plan_pruning
 from rl_crop.core.rng import isolated_rng
 from rl_crop.core.units import UnitGroup
-from tests.core.networks import batches, cnn, cross_entropy, mlp, mse, noisy_mse, settled
+from tests.core.networks import CASES, batches, cnn, mlp, mse, settled
 from tests.core.oracles import dense_hessian, same, state, unit_sums
-
-CASES = {
-    "mlp mse": (mlp, (3,), mse, False),
-    "mlp cross-entropy": (mlp, (3,), cross_entropy, True),
-    "mlp noisy": (mlp, (3,), noisy_mse, False),
-    "cnn mse": (cnn, (1, 5, 5), mse, False),
-    "cnn cross-entropy": (cnn, (1, 5, 5), cross_entropy, True),
-}
 
 
 @pytest.fixture(params=CASES)

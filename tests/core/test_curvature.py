@@ -4,17 +4,8 @@ from torch import nn
 
 from rl_crop.core.curvature import gradient, hessian_gradient_product
 from rl_crop.core.errors import PruningError
-from tests.core.networks import Calls, batches, cnn, cross_entropy, mlp, mse, noisy_mse
+from tests.core.networks import CASES, Calls, batches, mlp, mse, noisy_mse
 from tests.core.oracles import dense_hessian
-
-CASES = {
-    "mlp mse": (mlp, (3,), mse, False),
-    "mlp cross-entropy": (mlp, (3,), cross_entropy, True),
-    "mlp noisy": (mlp, (3,), noisy_mse, False),
-    "cnn mse": (cnn, (1, 5, 5), mse, False),
-    "cnn cross-entropy": (cnn, (1, 5, 5), cross_entropy, True),
-    "cnn noisy": (cnn, (1, 5, 5), noisy_mse, False),
-}
 
 
 @pytest.mark.parametrize("case", CASES)
