@@ -24,8 +24,8 @@ from stable_baselines3 import PPO, SAC
 from rl_crop import plan_policy_pruning
 from rl_crop.core.report import table
 from rl_crop.core.surgery import Transaction
-from rl_crop.evaluation.files import write_json
 from rl_crop.evaluation.run import versions
+from rl_crop.files import write_json
 
 BATCH_SIZE = 256
 CASES = [

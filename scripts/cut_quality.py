@@ -22,7 +22,7 @@ from rl_crop.evaluation import load_config
 from rl_crop.evaluation.building import build_env, build_model
 from rl_crop.evaluation.config import ALGORITHMS
 from rl_crop.evaluation.cut_quality import measure
-from rl_crop.evaluation.files import write_atomically, write_json, write_text
+from rl_crop.files import write_atomically, write_json, write_text
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.99)
 CRITERIA = ("crop", "magnitude", "random", "span", "span_crop")

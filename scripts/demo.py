@@ -15,8 +15,8 @@ import tyro
 from rl_crop.evaluation import RunConfig, load_config, run
 from rl_crop.evaluation.agents import PICTURE, REPORT
 from rl_crop.evaluation.compare import comparison_table, summarize
-from rl_crop.evaluation.files import read_json
 from rl_crop.evaluation.plots import describe_cut, plot_comparison
+from rl_crop.files import read_json
 
 CONFIG = Path(__file__).parent.parent / "configs" / "ppo_cartpole.yaml"
 

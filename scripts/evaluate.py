@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from rl_crop.evaluation import ConfigError, SavedAgent, episode_returns
 from rl_crop.evaluation.compare import comparison_table, summarize
-from rl_crop.evaluation.files import write_json
 from rl_crop.evaluation.networks import count_parameters, read_widths
+from rl_crop.files import write_json
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import tyro
 import rl_crop
 from rl_crop.evaluation import ConfigError, SavedAgent
 from rl_crop.evaluation.agents import CONFIG, NORMALIZATION, REPORT, own_file
-from rl_crop.evaluation.files import write_atomically, write_json
+from rl_crop.files import write_atomically, write_json
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ import tyro
 
 from rl_crop.evaluation import load_config
 from rl_crop.evaluation.building import build_env, build_model
-from rl_crop.evaluation.files import read_json, write_json
 from rl_crop.evaluation.prune_times import PruneTimeRecorder
+from rl_crop.files import read_json, write_json
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from rl_crop.evaluation.files import read_json, write_text
 from rl_crop.evaluation.statistics import bootstrap_interval, interquartile_mean
+from rl_crop.files import read_json, write_text
 
 COLUMNS = [
     "arm", "final return by seed", "mean", "IQM of seeds [95 %]", "last 10 % of the run", "parameters",

@@ -12,7 +12,7 @@ from typing import Any
 import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from rl_crop.evaluation.optional import require
+from rl_crop.optional import require
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     name.lower(): getattr(stable_baselines3, name) for name in ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")

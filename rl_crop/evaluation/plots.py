@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rl_crop.evaluation.files import write_atomically
-from rl_crop.evaluation.optional import require
+from rl_crop.files import write_atomically
+from rl_crop.optional import require
 
 _NAMES = {"pi": "actor", "vf": "critic", "qf": "critic"}
 

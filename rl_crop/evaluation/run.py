@@ -17,11 +17,11 @@ from stable_baselines3.common.vec_env import sync_envs_normalization
 from rl_crop.evaluation import agents
 from rl_crop.evaluation.building import build_env, build_model, build_pruning_callback
 from rl_crop.evaluation.config import RunConfig
-from rl_crop.evaluation.files import write_arrays, write_atomically, write_json, write_text
 from rl_crop.evaluation.networks import count_parameters, read_widths
-from rl_crop.evaluation.optional import require
 from rl_crop.evaluation.recording import CutRecorder, TimedEvalCallback
 from rl_crop.evaluation.statistics import interquartile_mean
+from rl_crop.files import write_arrays, write_atomically, write_json, write_text
+from rl_crop.optional import require
 
 # Evaluation environments start far from the seeds of training, and at the same place in every arm of a comparison.
 CURVE_SEED, FINAL_SEED = 1_000_000, 2_000_000

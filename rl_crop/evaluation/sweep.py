@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rl_crop.evaluation.files import read_json, write_json, write_text
 from rl_crop.evaluation.study import Cell
+from rl_crop.files import read_json, write_json, write_text
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from rl_crop.evaluation import SavedAgent, load_config, run
 from rl_crop.evaluation.building import build_env, build_model
-from rl_crop.evaluation.files import read_json
 from rl_crop.evaluation.recording import CutRecorder
 from rl_crop.evaluation.run import FINAL_SEED
+from rl_crop.files import read_json
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rl_crop.evaluation.files import read_json, write_json
 from rl_crop.evaluation.study import Cell, load_study
 from rl_crop.evaluation.sweep import Sweep, run_cell
+from rl_crop.files import read_json, write_json
 
 ROOT = Path(__file__).parents[2]
 

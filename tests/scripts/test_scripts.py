@@ -6,8 +6,8 @@ import pytest
 
 import rl_crop
 from rl_crop.evaluation import ConfigError, SavedAgent
-from rl_crop.evaluation.files import read_json
 from rl_crop.evaluation.networks import read_widths
+from rl_crop.files import read_json
 from scripts import evaluate, prune, sweep, train
 
 ROOT = Path(__file__).parents[2]

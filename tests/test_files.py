@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from rl_crop.evaluation.files import read_json, write_arrays, write_atomically, write_json, write_text
+from rl_crop.files import read_json, write_arrays, write_atomically, write_json, write_text
 
 
 def test_an_interrupted_write_leaves_the_old_content_and_nothing_else(tmp_path):
