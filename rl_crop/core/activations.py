@@ -139,7 +139,7 @@ class UnitActivations:
             names = {slot.tensor for group in self.graph.groups.values() for slot in group.slots if slot.role == "in"}
             weights = {name: copy.tensors[name] for name in names}
             try:
-                self.found = unit_activations(self.graph.groups.values(), weights, copy.runs.values())
+                self.found = unit_activations(self.graph.groups.values(), weights, copy.runs)
             except (IndexError, RuntimeError) as error:
                 raise PruningError(
                     f"The layers' inputs could not be looked at ({error}). Give no batches, but example_inputs, with "

@@ -6,7 +6,7 @@ one: ``bias`` restores the mean, ``least_squares`` also refits the weights on th
 plain cut. ``distill`` adds a short fit of the whole network to its dense outputs (see ``distillation``). (rl_crop's own.)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,7 @@ class Compensator:
         graph: UnitGraph,
         kept: Mapping[str, np.ndarray],
         tensors: Mapping[str, th.Tensor],
-        runs: list[Callable[[], Any]],
+        runs: Sequence[Callable[[], Any]],
         kind: str,
     ) -> None:
         self.refit_weights = kind != "bias"

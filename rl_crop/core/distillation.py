@@ -1,6 +1,6 @@
 """A short, bounded fit of the cut network to its dense outputs on the same observations."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch as th
@@ -21,7 +21,7 @@ class Distiller:
     :param runs: functions that run it; ``run(index=...)`` on chosen observations.
     """
 
-    def __init__(self, tensors: Mapping[str, th.Tensor], runs: list[Callable[..., Any]]) -> None:
+    def __init__(self, tensors: Mapping[str, th.Tensor], runs: Sequence[Callable[..., Any]]) -> None:
         self.runs = runs
         floating = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
         self.parameters = [tensor for tensor in floating if isinstance(tensor, th.nn.Parameter)]

@@ -121,9 +121,7 @@ class PruningPlan:
     def _cut_and_repair(self, transaction: Transaction) -> tuple[str, ...]:
         subject, kind = self.subject, self.settings.compensation
         repairs = [] if kind == "none" else [self._compensator(copy) for copy in subject.copies]
-        distillers = (
-            [Distiller(copy.tensors, list(copy.runs.values())) for copy in subject.copies] if kind == "distill" else []
-        )
+        distillers = [Distiller(copy.tensors, copy.runs) for copy in subject.copies] if kind == "distill" else []
         changed: list[th.Tensor] = []
         seen: set[int] = set()
         for copy in subject.copies:
@@ -143,11 +141,11 @@ class PruningPlan:
 
     def _check_runs(self) -> None:
         for copy in self.subject.copies:
-            for run in copy.runs.values():
+            for run in copy.runs:
                 _check_runs(run)
 
     def _compensator(self, copy: Copy) -> Compensator:
-        return Compensator(self.graph, self.kept_units, copy.tensors, list(copy.runs.values()), self.settings.compensation)
+        return Compensator(self.graph, self.kept_units, copy.tensors, copy.runs, self.settings.compensation)
 
 
 def make_plan(subject: Subject, sparsity: Target, settings: Settings) -> PruningPlan:
@@ -186,9 +184,9 @@ def make_plan(subject: Subject, sparsity: Target, settings: Settings) -> Pruning
 
 def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> UnitGraph:
     """:return: the units of a subject, found by running it on a few observations."""
-    runs = [lambda run=run: run(TRACE_BATCH) for run in subject.trained.runs.values()]
+    runs, pinned = ([lambda run=run: run(TRACE_BATCH) for run in own] for own in (subject.trained.runs, subject.pinned))
     whole = dict(subject.whole) | dict.fromkeys(ignore, "ignored on request")
-    return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, subject.ties)
+    return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, subject.ties, pinned)
 
 
 def _scores(
@@ -200,10 +198,9 @@ def _scores(
         for slot in group.slots
         if isinstance(subject.trained.tensors[slot.tensor], th.nn.Parameter) or slot.role != "along"  # fixed weights: buffers
     }
-    run = subject.trained.runs.get(network.name)
     scoring = Scoring(
-        groups, parameters, network.loss, network.batches, None if run is None else lambda: run(ones=True), activations,
-        settings.seed or 0,
+        groups, parameters, network.loss, network.batches,
+        lambda: [run(ones=True) for run in subject.trained.runs], activations, settings.seed or 0,
     )  # fmt: skip
     return unit_scores(resolve_criterion(settings.criterion)(scoring), groups)
 

@@ -67,11 +67,11 @@ def plan_pruning(
         None if loss is None else lambda batch: loss(model, batch),
         batches,
     )
-    copies = [Copy({name: named_tensors(m)[name] for name in tensors}, {"model": inputs.run_of(m)}, (m,)) for m in mirrors]
+    copies = [Copy({name: named_tensors(m)[name] for name in tensors}, [inputs.run_of(m)], (m,)) for m in mirrors]
     subject = Subject(
         model,
         (network,),
-        Copy(tensors, {"model": inputs.run_of(model)}, (model,)),
+        Copy(tensors, [inputs.run_of(model)], (model,)),
         tuple(copies),
         has_observations,
         optimizers=(optimizers,) if isinstance(optimizers, th.optim.Optimizer) else tuple(optimizers),

@@ -64,12 +64,12 @@ class Copy:
     One physical copy of (part of) the model: the trained one, or a target that follows it.
 
     :param tensors: its parameters and buffers, under the names of the trained copy.
-    :param runs: by network, how to run it on the stored observations.
+    :param runs: functions that together run every network on the stored observations.
     :param modules: where its tensors live.
     """
 
     tensors: Mapping[str, th.Tensor]
-    runs: Mapping[str, Run]
+    runs: Sequence[Run]
     modules: Sequence[nn.Module]
 
 
@@ -83,6 +83,7 @@ class Subject:
     :param trained: the copy that is scored.
     :param mirrors: copies cut at the same indices, each compensated on its own activations.
     :param has_observations: whether the runs are made on real observations, or only on inputs of the right shape.
+    :param pinned: further functions whose outputs keep their size.
     :param ties: pairs of (tensor, axis) that hold the same units although no call joins them.
     :param whole: modules left whole, as if named in ``ignore``, with the reason.
     :param optimizers: whose state is cut along.
@@ -95,6 +96,7 @@ class Subject:
     trained: Copy
     mirrors: tuple[Copy, ...] = ()
     has_observations: bool = True
+    pinned: Sequence[Run] = ()
     ties: tuple[tuple[tuple[str, int], tuple[str, int]], ...] = ()
     whole: Mapping[str, str] = field(default_factory=dict)
     optimizers: tuple[th.optim.Optimizer, ...] = ()

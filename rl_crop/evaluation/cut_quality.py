@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 
 from rl_crop import prune_policy
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, collect, rollout_samples, split
-from rl_crop.sb3.prune import entropy_coefficient
+from rl_crop.sb3.networks import entropy_coefficient
 
 
 def explained_variance(targets: np.ndarray, predictions: np.ndarray) -> float:

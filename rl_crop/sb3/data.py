@@ -1,9 +1,8 @@
 """Scoring data of an agent: its own rollouts or replay samples, normalised as in training, without moving a generator."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,32 +12,29 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import (
-    DictReplayBufferSamples,
-    DictRolloutBufferSamples,
-    ReplayBufferSamples,
-    RolloutBufferSamples,
-    TrainFreq,
-    TrainFrequencyUnit,
-)
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.rng import eval_mode, isolated_rng
-from rl_crop.sb3.objectives import kept_noise
+from rl_crop.sb3.batches import Samples
+from rl_crop.sb3.families.recurrent import STATES
+from rl_crop.sb3.families.soft import kept_noise
 
 N_BATCHES = 8
 BATCH_SIZE = 256
 
 
-def rollout_samples(buffer: RolloutBuffer, n_samples: int, seed: int) -> RolloutBufferSamples:
+def rollout_samples(buffer: RolloutBuffer, n_samples: int, seed: int) -> Samples:
     """
     A random choice of the transitions in a full rollout buffer; the buffer is only read.
 
     :param buffer: after ``compute_returns_and_advantage``, flattened or not.
     :param n_samples: how many; all, where it holds fewer.
     :param seed: of the choice.
-    :return: samples as ``RolloutBuffer.get`` yields them.
+    :return: one row a transition, under the names of SB3's samples: action masks and the LSTM's states before each
+        transition too, where the buffer holds them.
     :raises PruningError: the buffer is not full.
     """
     if not buffer.full:
@@ -52,36 +48,53 @@ def rollout_samples(buffer: RolloutBuffer, n_samples: int, seed: int) -> Rollout
         flat = values if buffer.generator_ready else buffer.swap_and_flatten(values)
         return buffer.to_torch(flat.reshape(total, *flat.shape[1:])[index])
 
-    names = ("actions", "values", "log_probs", "advantages", "returns")
-    columns = [column(getattr(buffer, name)) for name in names]
-    return RolloutBufferSamples(column(buffer.observations), columns[0].float(), *(values.flatten() for values in columns[1:]))
+    columns = {name: column(getattr(buffer, name)) for name in ("observations", "actions")}
+    columns["actions"] = columns["actions"].float()
+    for name, given in (("old_values", "values"), ("old_log_prob", "log_probs"), ("advantages",) * 2, ("returns",) * 2):
+        columns[name] = column(getattr(buffer, given)).flatten()
+    if hasattr(buffer, "action_masks"):
+        columns["action_masks"] = column(buffer.action_masks)
+    if hasattr(buffer, STATES[0]):
+        for name in STATES:
+            states = getattr(buffer, name)  # environments come second in them once they are flattened
+            columns[name] = column(states if buffer.generator_ready else states.swapaxes(1, 2))
+        columns["episode_starts"] = column(buffer.episode_starts).flatten()
+    return Samples(**columns)
 
 
-def split(samples: RolloutBufferSamples, batch_size: int) -> list[RolloutBufferSamples]:
+def split(samples: Samples, batch_size: int) -> list[Samples]:
     """:return: the samples in batches of ``batch_size`` (a remainder is left out unless it is all there is)."""
-    total = len(samples.advantages)
+    total = n_rows(samples)
     size = min(batch_size, total)
     return [take(samples, slice(start, start + size)) for start in range(0, total - size + 1, size)]
 
 
-def join(parts: list[RolloutBufferSamples]) -> RolloutBufferSamples:
+def n_rows(samples: Samples) -> int:
+    """:return: the number of observations."""
+    value = samples.observations
+    while isinstance(value, dict):
+        value = next(iter(value.values()))
+    return len(value)
+
+
+def join(parts: list[Samples]) -> Samples:
     """:return: the samples of all parts, in order."""
 
-    def joined(values: tuple[Any, ...]) -> Any:
+    def joined(values: list[Any]) -> Any:
         if isinstance(values[0], dict):
-            return {key: th.cat([value[key] for value in values]) for key in values[0]}
+            return {key: joined([value[key] for value in values]) for key in values[0]}
         return th.cat(values)
 
-    return RolloutBufferSamples(*(joined(values) for values in zip(*parts, strict=True)))
+    return Samples(**{name: joined([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
-def take(samples: Any, rows: slice) -> Any:
-    """:return: the given rows of a named tuple of tensors (or dictionaries of tensors)."""
+def take(samples: Samples, rows: slice) -> Samples:
+    """:return: the given rows."""
 
     def rows_of(value: Any) -> Any:
-        return {key: item[rows] for key, item in value.items()} if isinstance(value, dict) else value[rows]
+        return {key: rows_of(item) for key, item in value.items()} if isinstance(value, dict) else value[rows]
 
-    return type(samples)(*(rows_of(value) for value in samples))
+    return Samples(**{name: rows_of(value) for name, value in vars(samples).items()})
 
 
 class RolloutMemory:
@@ -96,15 +109,15 @@ class RolloutMemory:
 
     def __init__(self, n_samples: int) -> None:
         self.n_samples = n_samples
-        self.parts: list[RolloutBufferSamples] = []
+        self.parts: list[Samples] = []
 
     def add(self, buffer: RolloutBuffer, seed: int) -> None:
         """Copy a full buffer's transitions (a random choice, where it holds more than wanted)."""
         self.parts.append(rollout_samples(buffer, self.n_samples, seed))
-        while sum(len(part.advantages) for part in self.parts[1:]) >= self.n_samples:
+        while sum(n_rows(part) for part in self.parts[1:]) >= self.n_samples:
             self.parts.pop(0)
 
-    def batches(self, batch_size: int) -> list[RolloutBufferSamples]:
+    def batches(self, batch_size: int) -> list[Samples]:
         """
         :return: the latest transitions in batches.
         :raises PruningError: there are none.
@@ -112,7 +125,7 @@ class RolloutMemory:
         if not self.parts:
             raise PruningError("No rollout has been collected yet: there is nothing to score on.")
         samples = join(self.parts)
-        return split(take(samples, slice(max(len(samples.advantages) - self.n_samples, 0), None)), batch_size)
+        return split(take(samples, slice(max(n_rows(samples) - self.n_samples, 0), None)), batch_size)
 
     def clear(self) -> None:
         """Forget everything: it was collected by another network."""
@@ -179,17 +192,17 @@ def agent_batches(model: BaseAlgorithm, n_batches: int, batch_size: int, seed: i
         if replay is None or replay.size() * replay.n_envs < batch_size:
             replay = collect(model, n_batches * batch_size, seed)
         return replay_batches(model, n_batches, batch_size, seed, replay)
-    raise PruningError(f"{type(model).__name__} keeps no rollouts: give batches.")
+    return split(collect(model, n_batches * batch_size, seed), batch_size)
 
 
 def collect(model: Any, n_samples: int, seed: int) -> Any:
     """
-    Fill a buffer of its own with the agent's experience.
+    Fill a buffer of its own with the agent's experience (of an agent that has no buffers, observations alone).
 
     :param model: the agent.
     :param n_samples: transitions, at least.
     :param seed: of actions; the environment goes on with its own generator.
-    :return: the buffer, full. Only where the environment stands has changed.
+    :return: the buffer, full, or samples of observations. Only where the environment stands has changed.
     :raises PruningError: there is no environment.
     """
     env = model.get_env()
@@ -205,12 +218,18 @@ def collect(model: Any, n_samples: int, seed: int) -> Any:
             if model.get_vec_normalize_env() is not None:
                 model._last_original_obs = model.get_vec_normalize_env().get_original_obs()
         if isinstance(model, OnPolicyAlgorithm):
-            buffer = model.rollout_buffer_class(  # type: ignore[misc]
+            own: Any = model.rollout_buffer
+            shapes = {"hidden_state_shape": (steps, *own.hidden_state_shape[1:])} if hasattr(own, STATES[0]) else {}
+            buffer = type(own)(
                 steps, model.observation_space, model.action_space, device=model.device, gamma=model.gamma,
-                gae_lambda=model.gae_lambda, n_envs=env.num_envs, **model.rollout_buffer_kwargs,
+                gae_lambda=model.gae_lambda, n_envs=env.num_envs, **shapes, **getattr(model, "rollout_buffer_kwargs", {}),
             )  # fmt: skip
-            model.collect_rollouts(env, silent, buffer, steps)
+            masking = {"use_masking": _has_masks(env)} if hasattr(own, "action_masks") else {}
+            model.collect_rollouts(env, silent, buffer, steps, **masking)
             return buffer
+        if not isinstance(model, OffPolicyAlgorithm):
+            return _watch(model, env, steps)
+        assert model.replay_buffer_class is not None
         if issubclass(model.replay_buffer_class, HerReplayBuffer):
             raise PruningError("A hindsight replay buffer fills by whole episodes: train first, or give batches.")
         replay = model.replay_buffer_class(
@@ -220,6 +239,21 @@ def collect(model: Any, n_samples: int, seed: int) -> Any:
         noise = copy.deepcopy(model.action_noise)
         model.collect_rollouts(env, silent, TrainFreq(steps, TrainFrequencyUnit.STEP), replay, noise)
         return replay
+
+
+def _watch(model: Any, env: Any, steps: int) -> Samples:
+    """Observations of an agent that acts without exploring."""
+    seen = []
+    for _ in range(steps):
+        seen.append(obs_as_tensor(model._last_obs, model.device))
+        model._last_obs = env.step(model.predict(model._last_obs, deterministic=True)[0])[0]
+    return join([Samples(observations=observation) for observation in seen])
+
+
+def _has_masks(env: Any) -> bool:
+    from sb3_contrib.common.maskable.utils import is_masking_supported
+
+    return is_masking_supported(env)
 
 
 @contextmanager
@@ -257,38 +291,3 @@ class _Discard(list):
 
     def append(self, item: Any) -> None:
         pass
-
-
-class _Samples(SimpleNamespace):
-    """Fields as attributes, as SB3's samples have them, and as items, for a loss that was written for a mapping."""
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self, name)
-
-
-def as_samples(batch: Any, device: th.device) -> Any:
-    """
-    A user's batch with attribute access.
-
-    :param batch: SB3 samples, a mapping with their field names, or observations alone (a tensor or an array).
-    :param device: arrays become tensors there, and tensors go there.
-    :return: an object with ``observations`` and whatever else the batch holds.
-    :raises PruningError: it is none of these.
-    """
-
-    def tensors(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: tensors(item) for key, item in value.items()}
-        return None if value is None else th.as_tensor(value, device=device)
-
-    if isinstance(batch, Mapping) and "observations" in batch:
-        return _Samples(**tensors(batch))
-    if isinstance(batch, (RolloutBufferSamples, ReplayBufferSamples, DictRolloutBufferSamples, DictReplayBufferSamples)):
-        return type(batch)(*(tensors(value) for value in batch))
-    if hasattr(batch, "observations"):
-        return batch
-    if isinstance(batch, (th.Tensor, np.ndarray, Mapping)):
-        return _Samples(observations=tensors(batch))
-    raise PruningError(
-        "A batch must be RolloutBufferSamples, ReplayBufferSamples, a mapping with their fields, or observations."
-    )

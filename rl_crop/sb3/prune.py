@@ -13,8 +13,10 @@ from rl_crop.core.plan import PruningPlan, make_plan, trace
 from rl_crop.core.report import PruningReport
 from rl_crop.core.settings import Settings, Target, check_sparsity
 from rl_crop.core.steps import apply_steps, step_targets
-from rl_crop.sb3.adapters import Objective, PolicyNetworks, describe
-from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches, as_samples
+from rl_crop.sb3.adapters import describe
+from rl_crop.sb3.batches import as_samples
+from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches
+from rl_crop.sb3.networks import Hyperparameters, Objective, PolicyNetworks
 from rl_crop.sb3.subject import policy_subject
 
 Loss = Callable[[Any, Any], th.Tensor]
@@ -65,17 +67,15 @@ def plan_policy_pruning(
     chosen = Settings(**settings)
     model = model_or_policy if isinstance(model_or_policy, BaseAlgorithm) else None
     policy = unwrap(model_or_policy if model is None else model.policy)
-    if model is not None:
-        gamma = getattr(model, "gamma", gamma)
-        ent_coef = entropy_coefficient(model) if ent_coef is None else ent_coef
-    parts = describe(policy, gamma, ent_coef or 0.0)
+    hyper = Hyperparameters(gamma, ent_coef or 0.0) if model is None else Hyperparameters.of(model, ent_coef=ent_coef)
+    parts = describe(policy, hyper)
     targets = target_by_network(sparsity, networks)
     unknown = sorted(set(targets) - set(parts.modules)) if isinstance(targets, Mapping) else []
     if unknown:
         raise PruningError(f"Unknown networks {unknown}: this policy has {list(parts.modules)}.")
     if batches is None and model is not None and needs_data(chosen):
         batches = agent_batches(model, n_batches, batch_size, chosen.seed or 0)
-    samples = [as_samples(batch, policy.device) for batch in batches or ()]
+    samples = [parts.prepare(as_samples(batch, policy.device)) for batch in batches or ()]
     subject = policy_subject(policy, parts, samples, _losses(policy, parts, loss), mirrors or (), optimizers, model)
     if model is not None:
         subject = replace(subject, applied=lambda report: remember(model, report, source="plan_policy_pruning"))
@@ -112,7 +112,7 @@ def remember(model: BaseAlgorithm, report: PruningReport, **facts: Any) -> None:
 def prunable_parameters(model: BaseAlgorithm) -> dict[str, list[th.Tensor]]:
     """:return: by network, the parameters in which its units lie (targets not counted)."""
     policy = unwrap(model.policy)
-    parts = describe(policy, 0.0, 0.0)
+    parts = describe(policy)
     subject = policy_subject(policy, parts, (), parts.losses, (), None, model)
     graph = trace(subject)
     sliced = {slot.tensor for group in graph.groups.values() for slot in group.slots}
@@ -155,15 +155,7 @@ def needs_data(settings: Settings) -> bool:
     return not (free and settings.compensation == "none")
 
 
-def entropy_coefficient(model: Any) -> float:
-    if getattr(model, "log_ent_coef", None) is not None:
-        return float(th.exp(model.log_ent_coef.detach()))
-    if getattr(model, "ent_coef_tensor", None) is not None:
-        return float(model.ent_coef_tensor)
-    return float(getattr(model, "ent_coef", 0.0))
-
-
-def _losses(policy: BasePolicy, parts: PolicyNetworks, loss: Loss | Mapping[str, Loss] | None) -> dict[str, Objective]:
+def _losses(policy: BasePolicy, parts: PolicyNetworks, loss: Loss | Mapping[str, Loss] | None) -> dict[str, Objective | None]:
     losses = dict(parts.losses)
     given = loss if isinstance(loss, Mapping) else dict.fromkeys(losses, loss) if loss is not None else {}
     unknown = sorted(set(given) - set(losses))

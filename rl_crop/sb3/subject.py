@@ -14,18 +14,20 @@ from torch import nn
 from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import TRACE_BATCH
 from rl_crop.core.rng import eval_mode, isolated_rng
-from rl_crop.core.subject import Copy, Network, Subject, make_run
+from rl_crop.core.subject import Copy, Network, Run, Subject, make_run
 from rl_crop.core.surgery import Transaction
 from rl_crop.core.units import named_tensors
-from rl_crop.sb3.adapters import Objective, PolicyNetworks, describe
+from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.attributes import rewrite_sizes
+from rl_crop.sb3.batches import as_samples
+from rl_crop.sb3.networks import Forward, Objective, PolicyNetworks
 
 
 def policy_subject(
     policy: BasePolicy,
     parts: PolicyNetworks,
     samples: Sequence[Any],
-    losses: Mapping[str, Objective],
+    losses: Mapping[str, Objective | None],
     mirrors: Sequence[BasePolicy],
     optimizers: Sequence[th.optim.Optimizer] | None,
     model: BaseAlgorithm | None,
@@ -41,44 +43,48 @@ def policy_subject(
     :return: what the core plans and cuts.
     :raises PruningError: a mirror is of another structure.
     """
-    followers = {id(tensor) for _, target, _ in parts.targets.values() for tensor in named_tensors(target).values()}
+    followers = {id(tensor) for _, target, _ in parts.targets for tensor in named_tensors(target).values()}
     tensors = {name: tensor for name, tensor in named_tensors(policy).items() if id(tensor) not in followers}
     names = {id(tensor): name for name, tensor in tensors.items()}
     data = _observations(policy, samples)
+    example = parts.prepare(as_samples(_example(policy), policy.device)).observations if data is None else None
     with isolated_rng(0), eval_mode(policy), th.no_grad():
-        observations, actions = data if data is not None else (_example(policy), None)
-        if actions is None and parts.targets:  # critics of actions, where the batches hold none: the policy's own
-            actions = policy._predict(observations, deterministic=True)
+        observations, actions = data or (example, None)
+        if actions is None and parts.needs_actions:  # where the batches hold none: the policy's own
+            actions = policy._predict(observations, deterministic=True)  # type: ignore[arg-type]
     inputs = (observations, actions)
     networks = tuple(
         Network(name, frozenset(names[id(p)] for module in modules for p in _parameters(module)), losses[name], samples)
         for name, modules in parts.modules.items()
     )
     copies = _targets(parts, names, inputs)
+    mirrored: list[tuple[BasePolicy, PolicyNetworks]] = []
     for mirror in mirrors:
         own = named_tensors(mirror)
         if type(mirror) is not type(policy) or any(
             name not in own or own[name].shape != tensor.shape for name, tensor in tensors.items()
         ):
             raise PruningError("A mirror must be a policy of the same class and structure as the one that is pruned.")
-        mirror_parts = describe(mirror, 0.0, 0.0)
-        copies.append(Copy({name: own[name] for name in tensors}, _runs(mirror_parts, inputs), (mirror,)))
+        mirror_parts = describe(mirror)
+        mirrored.append((mirror, mirror_parts))
+        copies.append(Copy({name: own[name] for name in tensors}, _runs(mirror_parts.forwards, inputs), (mirror,)))
         copies += _targets(mirror_parts, {id(own[name]): name for name in tensors}, inputs)
     whole = {name: parts.whole[module] for name, module in policy.named_modules() if module in parts.whole}
 
     def after_cut(transaction: Transaction) -> None:
-        rewrite_sizes(transaction, policy, model)
-        for mirror in mirrors:
-            rewrite_sizes(transaction, mirror, None)
+        rewrite_sizes(transaction, policy, parts, model)
+        for mirror, mirror_parts in mirrored:
+            rewrite_sizes(transaction, mirror, mirror_parts, None)
 
     found = [*(algorithm_optimizers(model) if model is not None else ()), *(optimizers or ())]
     found += [optimizer for owner in (policy, *mirrors) for optimizer in _own_optimizers(owner)]
     return Subject(
         policy,
         networks,
-        Copy(tensors, _runs(parts, inputs), (policy,)),
+        Copy(tensors, _runs(parts.forwards, inputs), (policy,)),
         tuple(copies),
         data is not None,
+        pinned=_runs(parts.pinned, inputs),
         ties=tuple(parts.ties),
         whole=whole,
         optimizers=tuple({id(optimizer): optimizer for optimizer in found}.values()),
@@ -98,17 +104,17 @@ def algorithm_optimizers(model: BaseAlgorithm) -> list[th.optim.Optimizer]:
     return found
 
 
-def _runs(parts: PolicyNetworks, inputs: tuple[Any, Any]) -> dict[str, Any]:
-    return {name: make_run(forward, inputs) for name, forward in parts.forwards.items()}
+def _runs(forwards: Sequence[Forward], inputs: tuple[Any, Any]) -> list[Run]:
+    return [make_run(forward, inputs) for forward in forwards]
 
 
 def _targets(parts: PolicyNetworks, names: Mapping[int, str], inputs: tuple[Any, Any]) -> list[Copy]:
     """The target networks of one policy, under the names of what they follow."""
     copies = []
-    for name, (module, target, forward) in parts.targets.items():
+    for module, target, forward in parts.targets:
         own = named_tensors(target)
         mirrored = {names[id(tensor)]: own[key] for key, tensor in named_tensors(module).items()}
-        copies.append(Copy(mirrored, {name: make_run(forward, inputs)}, (target,)))
+        copies.append(Copy(mirrored, _runs([forward], inputs), (target,)))
     return copies
 
 

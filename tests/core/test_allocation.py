@@ -133,7 +133,7 @@ def two_networks():
         Network(part, frozenset(f"{part}.{name}" for name, _ in getattr(model, part).named_parameters()))
         for part in ("actor", "critic")
     )
-    runs = {part: make_run(getattr(model, part), [th.randn(4, 3)]) for part in ("actor", "critic")}
+    runs = [make_run(getattr(model, part), [th.randn(4, 3)]) for part in ("actor", "critic")]
     return model, Subject(model, networks, Copy(named_tensors(model), runs, (model,)))
 
 

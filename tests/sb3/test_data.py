@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 import rl_crop
 from rl_crop.sb3.data import RolloutMemory, agent_batches, collect, replay_batches, rollout_samples
@@ -12,7 +13,8 @@ from tests.sb3.agents import AGENTS, SCORING, equal, ppo, sac
 def rows(samples):
     """Transitions as a sorted array, so that only what they are counts, not their order."""
     parts = list(samples.observations.values()) if isinstance(samples.observations, dict) else [samples.observations]
-    columns = [np.asarray(part).reshape(len(part), -1) for part in (*parts, *samples[1:])]
+    others = [getattr(samples, name) for name in RolloutBufferSamples._fields[1:]]
+    columns = [np.asarray(part).reshape(len(part), -1) for part in (*parts, *others)]
     return np.unique(np.concatenate(columns, axis=1).round(6), axis=0)
 
 
@@ -24,7 +26,9 @@ def test_rollout_samples_are_those_that_ppo_trains_on(name):
     [expected] = buffer.get()
     assert np.allclose(rows(found), rows(expected), atol=1e-5)
     assert np.allclose(rows(rollout_samples(buffer, 10**6, seed=2)), rows(expected), atol=1e-5)  # and after
-    for mine, theirs in zip(found, expected, strict=True):
+    assert set(vars(found)) == set(expected._fields)
+    for name, theirs in expected._asdict().items():
+        mine = getattr(found, name)
         if not isinstance(mine, dict):
             assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
     assert len(rollout_samples(buffer, 10, seed=1).advantages) == 10

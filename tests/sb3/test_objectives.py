@@ -6,7 +6,7 @@ import torch as th
 from rl_crop.core.rng import eval_mode
 from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.data import rollout_samples
-from rl_crop.sb3.prune import entropy_coefficient
+from rl_crop.sb3.networks import Hyperparameters, entropy_coefficient
 from tests.sb3.agents import AGENTS
 
 
@@ -37,7 +37,7 @@ def test_ppo_gradients(name):
     model.learn(64 * n_envs)  # trains once on the whole buffer, at ratio 1, and stays where it is
     expected = {n: p.grad.clone() for n, p in model.policy.named_parameters() if p.grad is not None}
     batch = rollout_samples(model.rollout_buffer, 10**6, seed=0)
-    parts = describe(model.policy, model.gamma, model.ent_coef)
+    parts = describe(model.policy, Hyperparameters.of(model))
     for network, factor in (("actor", 1.0), ("critic", model.vf_coef)):
         own = [p for part in parts.modules[network] for p in (part.parameters() if hasattr(part, "parameters") else [part])]
         names = [n for n, p in model.policy.named_parameters() if any(p is other for other in own)]
@@ -82,9 +82,8 @@ def test_sac_gradients(name, keywords, fixed_noise, monkeypatch):
     keep_gradient("actor", model.actor)
     keep_gradient("critic", model.critic)
     monkeypatch.setattr(model.replay_buffer, "sample", lambda *args, **kwargs: batch)
-    ent_coef = entropy_coefficient(model)
+    parts = describe(model.policy, Hyperparameters.of(model))
     model.train(gradient_steps=1, batch_size=64)
-    parts = describe(model.policy, model.gamma, ent_coef)
     with eval_mode(model.policy):
         for network, owner in (("actor", model.actor), ("critic", model.critic)):
             own = [p for group in owner.optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,157 @@
+"""On-policy actor-critics (PPO, A2C, TRPO, MaskablePPO): policy loss at ratio 1 and value loss."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch as th
+import torch.nn.functional as F  # noqa: N812
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.torch_layers import MlpExtractor
+from torch import nn
+
+from rl_crop.core.errors import PruningError
+from rl_crop.sb3.batches import needs
+from rl_crop.sb3.networks import Hyperparameters, Place, PolicyNetworks, Tie, has_parameters, hidden_widths
+
+
+def actor_critic(policy: Any, hyper: Hyperparameters) -> PolicyNetworks:
+    """
+    :param policy: an ``ActorCriticPolicy`` or ``MaskableActorCriticPolicy``.
+    :param hyper: of the algorithm.
+    :return: its parts.
+    :raises PruningError: its hidden layers are not those of a plain ``MlpExtractor``.
+    """
+
+    def latents(observations: Any, actor: bool = True, critic: bool = True) -> tuple[th.Tensor | None, th.Tensor | None]:
+        features = BaseModel.extract_features(policy, observations, policy.pi_features_extractor) if actor else None
+        if not critic:
+            others = None
+        elif features is not None and policy.pi_features_extractor is policy.vf_features_extractor:
+            others = features
+        else:
+            others = BaseModel.extract_features(policy, observations, policy.vf_features_extractor)
+        return (
+            None if features is None else policy.mlp_extractor.forward_actor(features),
+            None if others is None else policy.mlp_extractor.forward_critic(others),
+        )
+
+    return assemble(policy, hyper, latents)
+
+
+def assemble(
+    policy: Any,
+    hyper: Hyperparameters,
+    latents: Callable[..., tuple[Any, Any]],
+    before: Mapping[str, tuple[nn.Module, ...]] | None = None,
+    **more: Any,
+) -> PolicyNetworks:
+    """
+    The parts of an actor-critic policy, given how its latent features are computed.
+
+    :param policy: the policy.
+    :param hyper: of the algorithm.
+    :param latents: what the action head and the value head receive: a function of (observations, actor, critic), whose
+        switches leave the other one ``None``.
+    :param before: by network, modules between features extractor and ``mlp_extractor``.
+    :param more: further fields of :class:`PolicyNetworks`.
+    :raises PruningError: its hidden layers are not those of a plain ``MlpExtractor``.
+    """
+    if type(policy.mlp_extractor) is not MlpExtractor:
+        raise PruningError(
+            f"{type(policy).__name__} is not supported: its hidden layers are not those of a plain MlpExtractor, so their new "
+            f"widths could not be written into net_arch. Nothing was changed."
+        )
+    use_sde = getattr(policy, "use_sde", False)
+    extractor, pi_extractor, vf_extractor = policy.mlp_extractor, policy.pi_features_extractor, policy.vf_features_extractor
+    shared = pi_extractor is vf_extractor
+    before = before or {}
+    modules: dict[str, list[nn.Module | nn.Parameter]] = {
+        "actor": [*before.get("actor", ()), extractor.policy_net, policy.action_net, *([policy.log_std] if use_sde else [])],
+        "critic": [*before.get("critic", ()), extractor.value_net, policy.value_net],
+    }
+    pinned = []
+    if shared and has_parameters(pi_extractor):
+        modules = {"features": [pi_extractor], **modules}
+    elif not shared:
+        modules["actor"].insert(0, pi_extractor)
+        modules["critic"].insert(0, vf_extractor)
+        # Stable-Baselines3 builds both heads for one features_dim: the two extractors keep it.
+        pinned = [lambda observations, actions: _features(policy, observations)]
+
+    def outputs(observations: Any, actions: Any) -> tuple[th.Tensor, th.Tensor]:
+        latent_pi, latent_vf = latents(observations)
+        return policy.action_net(latent_pi), policy.value_net(latent_vf)
+
+    def actor_loss(batch: Any) -> th.Tensor:
+        return policy_gradient_loss(policy, latents(batch.observations, critic=False)[0], batch, hyper.ent_coef)
+
+    def critic_loss(batch: Any) -> th.Tensor:
+        needs(batch, "returns")
+        return value_loss(policy.value_net(latents(batch.observations, actor=False)[1]), batch)
+
+    def whole_loss(batch: Any) -> th.Tensor:
+        latent_pi, latent_vf = latents(batch.observations)
+        policy_loss = policy_gradient_loss(policy, latent_pi, batch, hyper.ent_coef)
+        return policy_loss + hyper.vf_coef * value_loss(policy.value_net(latent_vf), batch)
+
+    def net_arch() -> dict[str, list[int]]:
+        return {"pi": hidden_widths(extractor.policy_net), "vf": hidden_widths(extractor.value_net)}
+
+    def sizes() -> list[Place]:
+        return [
+            (policy, "net_arch", net_arch()),
+            (extractor, "latent_dim_pi", policy.action_net.in_features),
+            (extractor, "latent_dim_vf", policy.value_net.in_features),
+        ]
+
+    ties: list[Tie] = [(("action_net.weight", 1), ("log_std", 0))] if use_sde else []  # a row for every latent feature
+    return PolicyNetworks(
+        modules=modules,
+        forwards=[outputs],
+        losses={"features": whole_loss, "actor": actor_loss, "critic": critic_loss},
+        net_arch=net_arch,
+        sizes=sizes,
+        extractors=[pi_extractor] if shared else [pi_extractor, vf_extractor],
+        pinned=pinned,
+        ties=ties,
+        noise=(policy.action_dist, policy.log_std) if use_sde else None,
+        **more,
+    )
+
+
+def _features(policy: Any, observations: Any) -> list[th.Tensor]:
+    extractors = (policy.pi_features_extractor, policy.vf_features_extractor)
+    return [BaseModel.extract_features(policy, observations, extractor) for extractor in extractors]
+
+
+def policy_gradient_loss(policy: Any, latent: th.Tensor | None, batch: Any, ent_coef: float) -> th.Tensor:
+    """
+    PPO's policy loss where old and new policy are the same, minus the entropy bonus.
+
+    :param policy: the policy.
+    :param latent: what its action head receives, shape (n, features).
+    :param batch: with ``actions``, ``advantages`` and, for a maskable policy, ``action_masks``.
+    :param ent_coef: weight of the entropy.
+    """
+    needs(batch, "actions", "advantages")
+    actions = batch.actions.reshape(len(batch.actions), *policy.action_space.shape)
+    if isinstance(policy.action_space, spaces.Discrete):
+        actions = actions.long()
+    distribution = policy._get_action_dist_from_latent(latent)
+    if getattr(batch, "action_masks", None) is not None:
+        distribution.apply_masking(batch.action_masks)
+    log_prob = distribution.log_prob(actions)
+    advantages = batch.advantages.flatten()
+    if len(advantages) > 1:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    # Ratio 1 in value, the policy gradient in its derivative: data need not be of the policy of this very moment.
+    loss = -(advantages * th.exp(log_prob - log_prob.detach())).mean()
+    entropy = distribution.entropy()
+    return loss - ent_coef * (-log_prob if entropy is None else entropy).mean()
+
+
+def value_loss(values: th.Tensor, batch: Any) -> th.Tensor:
+    """:return: mean squared error of the values, shape (n, 1), against ``batch.returns``."""
+    needs(batch, "returns")
+    return F.mse_loss(batch.returns.flatten(), values.flatten())

@@ -1,0 +1,100 @@
+"""What a policy is to the pruner: its networks, their objectives, what runs them, and what must stay in step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+Objective = Callable[[Any], th.Tensor]
+Forward = Callable[[Any, Any], Any]
+"""A function of (observations, actions)."""
+Tie = tuple[tuple[str, int], tuple[str, int]]
+Place = tuple[Any, str, Any]
+"""An object (or a dictionary), the name of one of its attributes (or keys), and the value that belongs there."""
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """
+    What the objectives need to know of the algorithm.
+
+    :param gamma: discount factor.
+    :param ent_coef: weight of the entropy.
+    :param vf_coef: weight of the value loss, where a shared extractor learns from both losses.
+    :param target_policy_noise: standard deviation of the noise on target actions (TD3).
+    :param target_noise_clip: its bound (TD3).
+    :param top_quantiles_to_drop_per_net: quantiles left out of the target (TQC).
+    """
+
+    gamma: float = 0.99
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    target_policy_noise: float = 0.2
+    target_noise_clip: float = 0.5
+    top_quantiles_to_drop_per_net: int = 2
+
+    @classmethod
+    def of(cls, model: Any, **given: Any) -> "Hyperparameters":
+        """:return: those of an algorithm; ``given`` ones that are not ``None`` come first."""
+        found = {name: getattr(model, name) for name in cls.__dataclass_fields__ if hasattr(model, name)}
+        found["ent_coef"] = entropy_coefficient(model)
+        return cls(**found | {name: value for name, value in given.items() if value is not None})
+
+
+def entropy_coefficient(model: Any) -> float:
+    """:return: the weight of the entropy as it is now, learned or fixed (0 where the algorithm has none)."""
+    if getattr(model, "log_ent_coef", None) is not None:
+        return float(th.exp(model.log_ent_coef.detach()))
+    if getattr(model, "ent_coef_tensor", None) is not None:
+        return float(model.ent_coef_tensor)
+    return float(getattr(model, "ent_coef", 0.0))
+
+
+@dataclass(frozen=True)
+class PolicyNetworks:
+    """
+    The parts of one policy.
+
+    :param modules: by network, the modules whose parameters it owns (parameters may be given as they are); in the order
+        in which budgets are settled.
+    :param forwards: functions that together run every network and return its outputs.
+    :param losses: by network, the objective of a batch; ``None`` where the algorithm has no gradient.
+    :param net_arch: the hidden widths as they are, in the form of ``policy_kwargs["net_arch"]``.
+    :param sizes: every further place in which a width is stored, with the value that belongs there now.
+    :param targets: the modules that are followed, each with its target and the function that runs the target.
+    :param extractors: features extractors in the order in which Stable-Baselines3 builds them, targets included.
+    :param pinned: functions whose outputs keep their size, beside those of ``forwards``.
+    :param whole: modules that are left whole, with the reason.
+    :param ties: slices that are one unit although no call joins them.
+    :param noise: a distribution with state-dependent exploration noise, and its ``log_std``.
+    :param needs_actions: whether ``forwards`` read actions.
+    :param prepare: turns a batch into what the objectives and forwards read.
+    """
+
+    modules: Mapping[str, Sequence[nn.Module | nn.Parameter]]
+    forwards: Sequence[Forward]
+    losses: Mapping[str, Objective | None]
+    net_arch: Callable[[], Any]
+    sizes: Callable[[], Sequence[Place]]
+    targets: Sequence[tuple[nn.Module, nn.Module, Forward]] = ()
+    extractors: Sequence[BaseFeaturesExtractor] = ()
+    pinned: Sequence[Forward] = ()
+    whole: Mapping[nn.Module, str] = field(default_factory=dict)
+    ties: Sequence[Tie] = ()
+    noise: tuple[Any, th.Tensor] | None = None
+    needs_actions: bool = False
+    prepare: Callable[[Any], Any] = field(default=lambda batch: batch)
+
+
+def hidden_widths(network: nn.Module, heads: int = 0) -> list[int]:
+    """:return: outputs of every linear layer but the last ``heads``, as ``net_arch`` lists them."""
+    widths = [module.out_features for module in network.modules() if isinstance(module, nn.Linear)]
+    return widths[: len(widths) - heads]
+
+
+def has_parameters(module: nn.Module) -> bool:
+    """:return: whether there is anything to prune in a features extractor."""
+    return next(module.parameters(), None) is not None
