@@ -184,7 +184,8 @@ def make_plan(subject: Subject, sparsity: Target, settings: Settings) -> Pruning
 
 def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> UnitGraph:
     """:return: the units of a subject, found by running it on a few observations."""
-    runs, pinned = ([lambda run=run: run(TRACE_BATCH) for run in own] for own in (subject.trained.runs, subject.pinned))
+    runs = [lambda run=run: run(TRACE_BATCH) for run in subject.trained.runs]
+    pinned = {why: (lambda run=run: run(TRACE_BATCH)) for why, run in subject.pinned.items()}
     whole = dict(subject.whole) | dict.fromkeys(ignore, "ignored on request")
     return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, subject.ties, pinned)
 

@@ -83,7 +83,7 @@ class Subject:
     :param trained: the copy that is scored.
     :param mirrors: copies cut at the same indices, each compensated on its own activations.
     :param has_observations: whether the runs are made on real observations, or only on inputs of the right shape.
-    :param pinned: further functions whose outputs keep their size.
+    :param pinned: further functions whose outputs keep their size, by reason.
     :param ties: pairs of (tensor, axis) that hold the same units although no call joins them.
     :param whole: modules left whole, as if named in ``ignore``, with the reason.
     :param optimizers: whose state is cut along.
@@ -96,7 +96,7 @@ class Subject:
     trained: Copy
     mirrors: tuple[Copy, ...] = ()
     has_observations: bool = True
-    pinned: Sequence[Run] = ()
+    pinned: Mapping[str, Run] = field(default_factory=dict)
     ties: tuple[tuple[tuple[str, int], tuple[str, int]], ...] = ()
     whole: Mapping[str, str] = field(default_factory=dict)
     optimizers: tuple[th.optim.Optimizer, ...] = ()

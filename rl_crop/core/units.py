@@ -94,7 +94,7 @@ def find_units(
     batch_size: int,
     ignore: Mapping[str, str] | Iterable[str] = (),
     ties: Iterable[tuple[tuple[str, int], tuple[str, int]]] = (),
-    pinned: Sequence[Callable[[], object]] = (),
+    pinned: Mapping[str, Callable[[], object]] | None = None,
 ) -> UnitGraph:
     """
     Run the network once and find its units.
@@ -107,13 +107,13 @@ def find_units(
     :param ignore: modules (by name, or a prefix of it) whose own units stay whole; a mapping gives the reasons.
     :param ties: pairs of (tensor name, axis) that hold the same units although no call joins them
         (twin critics, the rows of a state-dependent ``log_std``).
-    :param pinned: further functions like ``forwards``, run only for their outputs, which keep their size.
+    :param pinned: by reason, further functions whose outputs keep their size.
     :raises PruningError: an ignored module does not exist, or the model does not run.
     """
     tracer = LabelTracer(tensors, propagate)
     with eval_mode(model), no_grad_trace(tracer):
-        for forward in pinned:
-            tracer.freeze_all(_outputs(forward), OUTPUT)
+        for why, forward in (pinned or {}).items():
+            tracer.freeze_all(_outputs(forward), why)
         tracer.applications.clear()  # a layer that runs for its size alone is no further application
         for forward in forwards:
             tracer.freeze_all(_outputs(forward), OUTPUT)

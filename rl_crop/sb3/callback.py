@@ -17,7 +17,8 @@ from rl_crop.core.settings import Settings
 from rl_crop.core.steps import apply_steps, merge_reports, step_targets
 from rl_crop.sb3.best_models import keep_dense_best
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches, first_data, replay_batches
-from rl_crop.sb3.prune import plan_policy_pruning, prunable_parameters, remember, target_by_network
+from rl_crop.sb3.prune import check_criterion, plan_policy_pruning, prunable_parameters, remember, target_by_network
+from rl_crop.sb3.random_search import between_updates, refuse_workers
 from rl_crop.sb3.timing import Timetable
 
 SOURCE = "PruningCallback"
@@ -103,6 +104,7 @@ class PruningCallback(BaseCallback):
         self.timetable, self._plan, self._batches = None, None, []  # nothing of an earlier run
         self._next_check = self._retry_at = 0
         self._check_arguments()
+        refuse_workers(self.locals)
         self.memory = RolloutMemory(self.n_batches * self.batch_size)
         self._seed = int(self.seed if self.seed is not None else (self.model.seed or 0))
         watched = prunable_parameters(self.model)
@@ -118,6 +120,7 @@ class PruningCallback(BaseCallback):
         self.timetable = timetable
         # A plan that needs no data shows whether networks and sparsity are possible.
         self._proposal()
+        check_criterion(self.model, self.settings["criterion"])
         timetable.watch({name: tensors for name, tensors in watched.items() if name in self._own})
         if not hasattr(self.model, "pruning_history"):
             self.model.pruning_history = []  # type: ignore[attr-defined]
@@ -144,8 +147,12 @@ class PruningCallback(BaseCallback):
     def _on_policy(self) -> bool:
         return isinstance(self.model, OnPolicyAlgorithm)
 
+    @property
+    def _off_policy(self) -> bool:
+        return isinstance(self.model, OffPolicyAlgorithm)
+
     def _on_rollout_start(self) -> None:
-        if not self._on_policy:
+        if self._off_policy:
             self._look()
         if self._plan is not None:
             self._attempt(self._cut)
@@ -154,6 +161,10 @@ class PruningCallback(BaseCallback):
         if self._on_policy and self.timetable is not None and not self.timetable.finished:
             self.memory.add(self.model.rollout_buffer, self._seed + self.num_timesteps)  # type: ignore[attr-defined]
             self._look()
+        elif not self._off_policy:
+            self._look()
+            if self._plan is not None:
+                between_updates(self.model, lambda: self._attempt(self._cut))
 
     def _on_step(self) -> bool:
         return True
@@ -214,7 +225,8 @@ class PruningCallback(BaseCallback):
         learning_starts = getattr(self.model, "learning_starts", 0)
         if self.num_timesteps < learning_starts:
             raise PruningError(f"learning has not started: it does after {learning_starts:,} steps.")
-        assert isinstance(self.model, OffPolicyAlgorithm)
+        if not isinstance(self.model, OffPolicyAlgorithm):  # it keeps no data
+            return agent_batches(self.model, self.n_batches, self.batch_size, self._seed)
         return replay_batches(self.model, self.n_batches, self.batch_size, self._seed + self.num_timesteps)
 
     def _event(self) -> int:

@@ -66,7 +66,7 @@ class PolicyNetworks:
     :param sizes: every further place in which a width is stored, with the value that belongs there now.
     :param targets: the modules that are followed, each with its target and the function that runs the target.
     :param extractors: features extractors in the order in which Stable-Baselines3 builds them, targets included.
-    :param pinned: functions whose outputs keep their size, beside those of ``forwards``.
+    :param pinned: further functions whose outputs keep their size, by reason.
     :param whole: modules that are left whole, with the reason.
     :param ties: slices that are one unit although no call joins them.
     :param noise: a distribution with state-dependent exploration noise, and its ``log_std``.
@@ -81,7 +81,7 @@ class PolicyNetworks:
     sizes: Callable[[], Sequence[Place]]
     targets: Sequence[tuple[nn.Module, nn.Module, Forward]] = ()
     extractors: Sequence[BaseFeaturesExtractor] = ()
-    pinned: Sequence[Forward] = ()
+    pinned: Mapping[str, Forward] = field(default_factory=dict)
     whole: Mapping[nn.Module, str] = field(default_factory=dict)
     ties: Sequence[Tie] = ()
     noise: tuple[Any, th.Tensor] | None = None

@@ -69,6 +69,8 @@ def plan_policy_pruning(
     policy = unwrap(model_or_policy if model is None else model.policy)
     hyper = Hyperparameters(gamma, ent_coef or 0.0) if model is None else Hyperparameters.of(model, ent_coef=ent_coef)
     parts = describe(policy, hyper)
+    losses = _losses(policy, parts, loss)
+    _check_gradient(policy, chosen.criterion, losses)
     targets = target_by_network(sparsity, networks)
     unknown = sorted(set(targets) - set(parts.modules)) if isinstance(targets, Mapping) else []
     if unknown:
@@ -76,7 +78,7 @@ def plan_policy_pruning(
     if batches is None and model is not None and needs_data(chosen):
         batches = agent_batches(model, n_batches, batch_size, chosen.seed or 0)
     samples = [parts.prepare(as_samples(batch, policy.device)) for batch in batches or ()]
-    subject = policy_subject(policy, parts, samples, _losses(policy, parts, loss), mirrors or (), optimizers, model)
+    subject = policy_subject(policy, parts, samples, losses, mirrors or (), optimizers, model)
     if model is not None:
         subject = replace(subject, applied=lambda report: remember(model, report, source="plan_policy_pruning"))
     return make_plan(subject, targets, chosen)
@@ -147,6 +149,21 @@ def target_by_network(sparsity: Target, networks: str | Sequence[str] | None) ->
     if missing:
         raise PruningError(f"networks names {missing}, for which sparsity holds no number: it has {sorted(sparsity)}.")
     return {name: sparsity[name] for name in names}
+
+
+def check_criterion(model: BaseAlgorithm, criterion: Any) -> None:
+    """:raises PruningError: the criterion needs a gradient, and the algorithm has none."""
+    policy = unwrap(model.policy)
+    _check_gradient(policy, criterion, describe(policy).losses)
+
+
+def _check_gradient(policy: BasePolicy, criterion: Any, losses: Mapping[str, Objective | None]) -> None:
+    free = ("magnitude", "random", "span", "synflow")
+    if None in losses.values() and isinstance(criterion, str) and criterion not in free:
+        raise PruningError(
+            f"{type(policy).__name__} is trained without a gradient, and criterion={criterion!r} needs one: use "
+            f"{', '.join(map(repr, free))}, or give loss=."
+        )
 
 
 def needs_data(settings: Settings) -> bool:

@@ -84,7 +84,7 @@ def policy_subject(
         Copy(tensors, _runs(parts.forwards, inputs), (policy,)),
         tuple(copies),
         data is not None,
-        pinned=_runs(parts.pinned, inputs),
+        pinned={why: make_run(forward, inputs) for why, forward in parts.pinned.items()},
         ties=tuple(parts.ties),
         whole=whole,
         optimizers=tuple({id(optimizer): optimizer for optimizer in found}.values()),

@@ -12,7 +12,9 @@ from torch import nn
 
 from rl_crop.core.errors import PruningError
 from rl_crop.sb3.batches import needs
-from rl_crop.sb3.networks import Hyperparameters, Place, PolicyNetworks, Tie, has_parameters, hidden_widths
+from rl_crop.sb3.networks import Forward, Hyperparameters, Place, PolicyNetworks, Tie, has_parameters, hidden_widths
+
+ONE_SIZE = "Stable-Baselines3 builds actor and critic for one features_dim, also where each has an extractor of its own"
 
 
 def actor_critic(policy: Any, hyper: Hyperparameters) -> PolicyNetworks:
@@ -70,14 +72,13 @@ def assemble(
         "actor": [*before.get("actor", ()), extractor.policy_net, policy.action_net, *([policy.log_std] if use_sde else [])],
         "critic": [*before.get("critic", ()), extractor.value_net, policy.value_net],
     }
-    pinned = []
+    pinned: dict[str, Forward] = {}
     if shared and has_parameters(pi_extractor):
         modules = {"features": [pi_extractor], **modules}
     elif not shared:
         modules["actor"].insert(0, pi_extractor)
         modules["critic"].insert(0, vf_extractor)
-        # Stable-Baselines3 builds both heads for one features_dim: the two extractors keep it.
-        pinned = [lambda observations, actions: _features(policy, observations)]
+        pinned[ONE_SIZE] = lambda observations, actions: _features(policy, observations)
 
     def outputs(observations: Any, actions: Any) -> tuple[th.Tensor, th.Tensor]:
         latent_pi, latent_vf = latents(observations)
