@@ -4,6 +4,7 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan
 from rl_crop.core.prune import plan_pruning, prune_model
 from rl_crop.core.report import PruningReport
+from rl_crop.export import export_actor
 from rl_crop.sb3.callback import PruningCallback
 from rl_crop.sb3.prune import plan_policy_pruning, prune_policy
 
@@ -14,6 +15,7 @@ __all__ = [
     "PruningError",
     "PruningPlan",
     "PruningReport",
+    "export_actor",
     "plan_policy_pruning",
     "plan_pruning",
     "prune_model",

@@ -1,0 +1,166 @@
+"""Observations to compare the file with the policy on: real ones, where there are any."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from rl_crop.export.actor import MASKS, Actor
+from rl_crop.export.source import Source
+
+N_OBSERVATIONS, N_IMAGES = 256, 32
+# Real observations of spaces without bounds are mostly small; the networks say nothing sensible on others.
+_LARGEST = 10.0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """
+    Observations as the file takes them.
+
+    :param observations: one array for each input that is an observation, batch first
+    :param masks: masks of actions, where the environment gives some
+    :param origin: in words, where they are from
+    """
+
+    observations: list[np.ndarray]
+    masks: np.ndarray | None
+    origin: str
+
+    def __len__(self) -> int:
+        return len(self.observations[0])
+
+    def rounded(self) -> "Samples":
+        """:return: the same in numbers that single precision holds, for a file that takes no others."""
+        columns = [column.astype(np.float32).astype(column.dtype) for column in self.observations]
+        return replace(self, observations=columns)
+
+
+def collect_samples(model: Any, actor: Actor, source: Source, seed: int = 0) -> Samples:
+    """
+    Step an environment with the policy's actions: the one that the caller gave, or a fresh one of the kind that the agent
+    trains in, which is itself never moved. Where there is none: the observations that the agent's buffers hold, and samples
+    of the space.
+
+    :param model: an algorithm or a bare policy
+    :param actor: its actor
+    :param source: what the file takes
+    :param seed: of environment and samples
+    :return: the observations
+    """
+    images = any(len(port.shape) == 3 for port in actor.inputs[: actor.n_observations])
+    n = N_IMAGES if images else N_OBSERVATIONS
+    if source.env is not None and not source.own:
+        return _step(model, actor, source, source.env, n, "the environment")
+    fresh = _fresh_env(source, seed)
+    if fresh is not None:
+        try:
+            return _step(model, actor, source, fresh, n, "a fresh environment")
+        finally:
+            fresh.close()
+    space = copy.deepcopy(source.space)
+    space.seed(seed)
+    parts = [_columns(actor, _stack([_sample(space) for _ in range(n)]))]
+    held = [_columns(actor, observations) for observations in _held(model, source)]
+    parts += [[column[-n:] for column in columns] for columns in held]
+    origin = "the agent's buffer and the space" if held else "the space"
+    return Samples([np.concatenate(columns) for columns in zip(*parts)], None, origin)
+
+
+def _fresh_env(source: Source, seed: int) -> VecEnv | None:
+    if source.env is None:
+        return None
+    spec = source.env.get_attr("spec", 0)[0]
+    if spec is None:
+        return None
+    try:
+        env = gym.make(spec.id, **spec.kwargs)
+    except Exception:  # anything can go wrong in the making of an environment, and samples of the space are good enough
+        return None
+    if env.observation_space != source.space:  # it was wrapped
+        env.close()
+        return None
+    vec = DummyVecEnv([lambda: env])
+    vec.seed(seed)
+    return vec
+
+
+def _step(model: Any, actor: Actor, source: Source, env: VecEnv, n: int, origin: str) -> Samples:
+    masked = any(port.name == MASKS for port in actor.inputs) and env.has_attr(MASKS)
+    rows, masks, keywords = [], [], {}
+    observation: Any = env.reset()
+    for _ in range(-(-n // env.num_envs)):
+        rows.append(_columns(actor, copy.deepcopy(observation)))
+        if masked:
+            masks.append(np.stack(env.env_method(MASKS)))
+            keywords = {MASKS: masks[-1]}
+        action, _ = model.predict(source.wrap(observation), deterministic=True, **keywords)
+        observation, _, _, _ = env.step(action)
+    columns = [np.concatenate(column)[:n] for column in zip(*rows)]
+    return Samples(columns, np.concatenate(masks)[:n].reshape(n, -1).astype(bool) if masked else None, origin)
+
+
+def _columns(actor: Actor, observation: Any) -> list[np.ndarray]:
+    """:return: one array for each input that is an observation, of its type."""
+    parts = [observation] if actor.keys is None else [observation[key] for key in actor.keys]
+    ports = actor.inputs[: actor.n_observations]
+    return [np.asarray(part).reshape(-1, *port.shape).astype(port.dtype) for part, port in zip(parts, ports)]
+
+
+def _stack(rows: list[Any]) -> Any:
+    if isinstance(rows[0], dict):
+        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    return np.stack(rows)
+
+
+def _sample(space: spaces.Space) -> Any:
+    sample = space.sample()
+    if isinstance(space, spaces.Dict):
+        return {key: _small(sample[key], space[key]) for key in space.spaces}
+    return _small(sample, space)
+
+
+def _small(sample: Any, space: spaces.Space) -> Any:
+    """:return: a sample in the place of one that is too large; bounds that stand for none are to be found in many spaces."""
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        return sample
+    low, high = np.maximum(space.low, -_LARGEST), np.minimum(space.high, _LARGEST)
+    small = (low + (high - low) * space.np_random.random(space.shape)).astype(space.dtype)
+    return np.where(np.abs(sample) > _LARGEST, small, sample)
+
+
+def _held(model: Any, source: Source) -> Iterator[Any]:
+    """:return: what the agent's buffers hold, as the environment gave it."""
+    rollouts, replay = getattr(model, "rollout_buffer", None), getattr(model, "replay_buffer", None)
+    if rollouts is not None and rollouts.full:
+        yield _unwrap(_flat(rollouts.observations, 1 if rollouts.generator_ready else 2), source, normalized=True)
+    if replay is not None and replay.size() > 0:
+        # Replay buffers keep observations as they are before normalisation.
+        yield _unwrap(_flat(replay.observations, 2, replay.size()), source, normalized=False)
+
+
+def _flat(observations: Any, n_axes: int, size: int | None = None) -> Any:
+    if isinstance(observations, dict):
+        return {key: _flat(value, n_axes, size) for key, value in observations.items()}
+    rows = observations[:size]
+    return rows.reshape(-1, *rows.shape[n_axes:])
+
+
+def _unwrap(observation: Any, source: Source, normalized: bool) -> Any:
+    for wrapper in reversed(source.wrappers):
+        if not isinstance(wrapper, VecNormalize):
+            observation = _channels_last(observation, getattr(wrapper, "image_space_keys", None))
+        elif normalized:
+            observation = wrapper.unnormalize_obs(observation)
+    return observation
+
+
+def _channels_last(observation: Any, keys: list[str] | None) -> Any:
+    if isinstance(observation, dict):
+        return {key: np.moveaxis(value, 1, -1) if key in (keys or ()) else value for key, value in observation.items()}
+    return np.moveaxis(observation, 1, -1)
