@@ -19,8 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import tyro
 
 from rl_crop.evaluation import load_config
+from rl_crop.evaluation.algorithms import algorithm_class
 from rl_crop.evaluation.building import build_env, build_model
-from rl_crop.evaluation.config import ALGORITHMS
 from rl_crop.evaluation.cut_quality import measure
 from rl_crop.files import write_atomically, write_json, write_text
 
@@ -54,7 +54,7 @@ def half_trained(path: Path, args: Args) -> Any:
     saved = args.runs / f"{path.stem}_seed{args.seed}_{args.trained:g}.zip"
     buffer = saved.with_suffix(".buffer.pkl")
     if saved.exists():
-        model: Any = ALGORITHMS[config.algo].load(saved, env=env, device="cpu")
+        model: Any = algorithm_class(config.algo).load(saved, env=env, device="cpu")
         if hasattr(model, "replay_buffer"):
             model.load_replay_buffer(buffer)
         return model

@@ -7,8 +7,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from rl_crop.evaluation.algorithms import algorithm_class
 from rl_crop.evaluation.building import build_env
-from rl_crop.evaluation.config import ALGORITHMS, ConfigError, RunConfig, load_config
+from rl_crop.evaluation.config import ConfigError, RunConfig, load_config
 
 MODEL, CONFIG, NORMALIZATION, REPORT = "model.zip", "config.yaml", "vecnormalize.pkl", "report.json"
 EVALUATIONS, PICTURE = "evaluations.npz", "learning_curve.png"
@@ -78,7 +79,7 @@ class SavedAgent:
         :param env: environments to attach
         :return: the agent
         """
-        return ALGORITHMS[self.config.algo].load(self.path, env=env, device="cpu")
+        return algorithm_class(self.config.algo).load(self.path, env=env, device="cpu")
 
 
 def own_file(model: Path, name: str) -> Path:

@@ -10,7 +10,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from rl_crop.evaluation.config import ALGORITHMS, ConfigError, RunConfig
+from rl_crop.evaluation.algorithms import algorithm_class
+from rl_crop.evaluation.config import ConfigError, RunConfig
 
 # The hyperparameters that Stable-Baselines3 takes as functions of the progress.
 _SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
@@ -61,7 +62,7 @@ def build_model(config: RunConfig, env: VecEnv, seed: int) -> BaseAlgorithm:
         policy_kwargs["activation_fn"] = getattr(th.nn, activation.removeprefix("nn."), None)
         if policy_kwargs["activation_fn"] is None:
             raise ConfigError(f"`policy_kwargs.activation_fn: {activation}` is not a class of torch.nn")
-    return ALGORITHMS[config.algo](config.policy, env, policy_kwargs=policy_kwargs, seed=seed, **hyperparams)
+    return algorithm_class(config.algo)(config.policy, env, policy_kwargs=policy_kwargs, seed=seed, **hyperparams)
 
 
 def build_pruning_callback(pruning: dict[str, Any]) -> BaseCallback:

@@ -9,14 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import stable_baselines3
-from stable_baselines3.common.base_class import BaseAlgorithm
-
+from rl_crop.evaluation.algorithms import ALGORITHMS, algorithm_class
 from rl_crop.optional import require
-
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
-    name.lower(): getattr(stable_baselines3, name) for name in ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")
-}
 
 # Arguments of an algorithm that a run decides by itself, so that a configuration cannot.
 _RESERVED = {"env", "policy", "policy_kwargs", "seed", "verbose", "tensorboard_log", "_init_setup_model"}
@@ -49,7 +43,7 @@ class RunConfig:
     One training run, without its seed.
 
     :param env: the environment's gymnasium id
-    :param algo: the algorithm's name in lower case, for example ``"ppo"``
+    :param algo: the algorithm's name in RL Zoo, for example ``"ppo"``
     :param n_timesteps: environment steps, summed over the environments
     :param n_envs: training environments
     :param policy: the policy's name in Stable-Baselines3
@@ -91,7 +85,7 @@ class RunConfig:
         if algo not in ALGORITHMS:
             raise ConfigError(f"`algo: {data['algo']}` is not known, choose one of {', '.join(ALGORITHMS)}")
         own = {f.name for f in dataclasses.fields(RunConfig)} - {"hyperparams"}
-        arguments = set(inspect.signature(ALGORITHMS[algo].__init__).parameters) - {"self"} - _RESERVED
+        arguments = set(inspect.signature(algorithm_class(algo).__init__).parameters) - {"self"} - _RESERVED
         for key in data:
             if key not in own | arguments:
                 raise ConfigError(f"The key `{key}` is neither a key of a run nor an argument of {algo.upper()}")

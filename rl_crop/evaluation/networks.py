@@ -3,7 +3,6 @@
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 
@@ -25,13 +24,13 @@ def count_parameters(model: BaseAlgorithm) -> dict[str, int]:
 
 def _network_of(model: BaseAlgorithm, name: str) -> str | None:
     top = name.split(".")[0]
-    if isinstance(model.policy, ActorCriticPolicy):
-        if "value_net" in name or top == "vf_features_extractor":
+    if hasattr(model.policy, "mlp_extractor"):
+        if "value_net" in name or top in ("vf_features_extractor", "lstm_critic", "critic"):
             return "critic"
         return "features" if top == "features_extractor" else "actor"
     if top.endswith("_target"):
         return None
-    return "actor" if top == "actor" else "critic"
+    return "actor" if top in ("actor", "action_net") else "critic"
 
 
 def read_widths(model: BaseAlgorithm) -> dict[str, list[int]] | list[int]:
@@ -40,10 +39,10 @@ def read_widths(model: BaseAlgorithm) -> dict[str, list[int]] | list[int]:
 
     :param model: the agent
     :return: a ``net_arch`` with which a network of these widths can be built: by head (``pi`` and ``vf``, or ``pi`` and
-        ``qf``), or a list where there is a Q-network alone
+        ``qf``), or a list where there is one network alone; layers of a features extractor are not among them
     """
     policy: Any = model.policy
-    if isinstance(policy, ActorCriticPolicy):
+    if hasattr(policy, "mlp_extractor"):
         extractor = policy.mlp_extractor
         return {"pi": _out_features(extractor.policy_net), "vf": _out_features(extractor.value_net)}
     if hasattr(policy, "actor"):
@@ -51,7 +50,10 @@ def read_widths(model: BaseAlgorithm) -> dict[str, list[int]] | list[int]:
         latent = getattr(policy.actor, "latent_pi", None)
         pi = _out_features(policy.actor.mu)[:-1] if latent is None else _out_features(latent)
         return {"pi": pi, "qf": _out_features(policy.critic.qf0)[:-1]}
-    return _out_features(policy.q_net)[:-1]
+    for name in ("q_net", "quantile_net"):
+        if hasattr(policy, name):  # the network of the same name inside it has the heads
+            return _out_features(getattr(getattr(policy, name), name))[:-1]
+    return _out_features(policy.action_net)[:-1]
 
 
 def _out_features(module: nn.Module) -> list[int]:

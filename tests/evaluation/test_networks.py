@@ -1,4 +1,5 @@
 import pytest
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 
 from rl_crop.evaluation.networks import count_parameters, read_widths
@@ -11,6 +12,11 @@ CASES = [
     (TD3, "Pendulum-v1", {"pi": [5], "qf": [7]}, {"actor": 20 + 6, "critic": 2 * (35 + 8)}),
     (DDPG, "Pendulum-v1", {"pi": [5], "qf": [7]}, {"actor": 20 + 6, "critic": 35 + 8}),
     (DQN, "CartPole-v1", [5, 6], {"critic": 25 + 36 + 14}),
+    (QRDQN, "CartPole-v1", [5, 6], {"critic": 25 + 36 + 7 * 400}),
+    (TQC, "Pendulum-v1", {"pi": [5], "qf": [7]}, {"actor": 20 + 2 * 6, "critic": 2 * (35 + 8 * 25)}),
+    (CrossQ, "Pendulum-v1", {"pi": [5], "qf": [7]}, {"actor": 20 + 2 * 6 + 2 * 8, "critic": 2 * (35 + 8 + 2 * 11)}),
+    (TRPO, "CartPole-v1", {"pi": [5, 6], "vf": [7]}, {"actor": 25 + 36 + 14, "critic": 35 + 8}),
+    (ARS, "CartPole-v1", [5, 6], {"actor": 25 + 36 + 14}),
 ]
 
 
