@@ -114,13 +114,15 @@ def rewrite_extractors(
     :param extractors: its extractors (targets included) in order of construction, each once.
     :raises PruningError: Stable-Baselines3 could not build the extractors together.
     """
+    if not extractors:
+        return
     pruned = policy.features_extractor_class is PrunedExtractor
     kwargs = policy.features_extractor_kwargs
     kind, kind_kwargs = (
         (kwargs["extractor"], kwargs["extractor_kwargs"]) if pruned else (policy.features_extractor_class, kwargs)
     )
     with isolated_rng():  # the space is copied because a constructor may sample from it
-        dense = named_tensors(kind(copy.deepcopy(policy.observation_space), **copy.deepcopy(kind_kwargs)))
+        dense = named_tensors(kind(copy.deepcopy(policy.observation_space), **kind_kwargs))
     found = [_differing(extractor, dense) for extractor in extractors]
     shapes = found[0] if all(entry == found[0] for entry in found) else ShapesInTurn(found)
     if shapes == (kwargs["shapes"] if pruned else {}):
