@@ -227,15 +227,9 @@ def _correct_readers(transaction: Transaction, policy: BasePolicy, extractors: S
         own = getattr(module, "features_extractor", None)
         if "features_dim" in vars(module) and isinstance(own, nn.Module):
             transaction.set_attribute(module, "features_dim", own.features_dim)
-    mlp: Any = getattr(policy, "mlp_extractor", None)
-    if mlp is None:
-        return
     length, *others = {int(extractor.features_dim) for extractor in extractors}  # type: ignore[arg-type]
-    if others:
+    if others and hasattr(policy, "mlp_extractor"):
         raise PruningError(
             f"The features extractors of actor and critic would return {length} and {others[0]} features, but "
             f"{type(policy).__name__} builds both networks for one number: leave the extractors' last layers whole."
         )
-    for name, network in (("latent_dim_pi", mlp.policy_net), ("latent_dim_vf", mlp.value_net)):
-        if not len(network):  # a head that reads the features themselves
-            transaction.set_attribute(mlp, name, length)

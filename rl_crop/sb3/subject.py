@@ -3,16 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch as th
-from gymnasium.vector.utils import create_empty_array
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import TRACE_BATCH
 from rl_crop.core.rng import eval_mode, isolated_rng
 from rl_crop.core.subject import Copy, Network, Run, Subject, make_run
 from rl_crop.core.surgery import Transaction
@@ -20,6 +16,7 @@ from rl_crop.core.units import named_tensors
 from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.attributes import rewrite_sizes
 from rl_crop.sb3.batches import as_samples
+from rl_crop.sb3.extractors import example_observations
 from rl_crop.sb3.networks import Forward, Objective, PolicyNetworks
 
 
@@ -47,11 +44,11 @@ def policy_subject(
     tensors = {name: tensor for name, tensor in named_tensors(policy).items() if id(tensor) not in followers}
     names = {id(tensor): name for name, tensor in tensors.items()}
     data = _observations(policy, samples)
-    example = parts.prepare(as_samples(_example(policy), policy.device)).observations if data is None else None
+    zeros = example_observations(policy.observation_space, policy.device)
     with isolated_rng(0), eval_mode(policy), th.no_grad():
-        observations, actions = data or (example, None)
+        observations, actions = data or (parts.prepare(as_samples(zeros, policy.device)).observations, None)
         if actions is None and parts.needs_actions:  # where the batches hold none: the policy's own
-            actions = policy._predict(observations, deterministic=True)  # type: ignore[arg-type]
+            actions = policy._predict(observations, deterministic=True)
     inputs = (observations, actions)
     networks = tuple(
         Network(name, frozenset(names[id(p)] for module in modules for p in _parameters(module)), losses[name], samples)
@@ -131,11 +128,6 @@ def _observations(policy: BasePolicy, samples: Sequence[Any]) -> tuple[Any, Any]
     actions = [getattr(batch, "actions", None) for batch in samples]
     missing = any(action is None for action in actions)
     return joined([batch.observations for batch in samples]), None if missing else joined(actions)
-
-
-def _example(policy: BasePolicy) -> Any:
-    """Two observations of zeros, where there is no data: only their shape matters."""
-    return obs_as_tensor(create_empty_array(policy.observation_space, n=TRACE_BATCH, fn=np.zeros), policy.device)  # type: ignore[arg-type]
 
 
 def _parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:

@@ -15,7 +15,8 @@ from torch import nn
 
 from rl_crop.core.surgery import Transaction, cut, update_sizes
 from rl_crop.core.units import find_units, named_tensors
-from rl_crop.sb3.extractors import rewrite_extractors
+from rl_crop.sb3.adapters import describe
+from rl_crop.sb3.attributes import rewrite_sizes
 from rl_crop.sb3.subject import algorithm_optimizers
 
 SIDE = 44  # maps of 2 x 2 after NatureCNN's convolutions
@@ -188,7 +189,7 @@ def cut_extractors(model, whole=(), transaction=None, **choice):
             seen |= {id(tensor) for tensor in own.values()}
             changed += [own[name] for name in cut(transaction, graph, own, kept, algorithm_optimizers(model))]
         update_sizes(transaction, [policy], changed)
-        rewrite_extractors(transaction, policy, model, extractors(policy))
+        rewrite_sizes(transaction, policy, describe(policy), model)
 
     if transaction is not None:
         everything(transaction)
