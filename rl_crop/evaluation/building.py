@@ -3,16 +3,19 @@
 import inspect
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from rl_crop.evaluation.algorithms import algorithm_class
 from rl_crop.evaluation.config import ConfigError, RunConfig
 
+_NOISES: dict[str, Any] = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 # The hyperparameters that Stable-Baselines3 takes as functions of the progress.
 _SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
 
@@ -55,6 +58,12 @@ def build_model(config: RunConfig, env: VecEnv, seed: int) -> BaseAlgorithm:
             hyperparams[key] = _schedule(hyperparams[key], key)
     if isinstance(hyperparams.get("train_freq"), list):
         hyperparams["train_freq"] = tuple(hyperparams["train_freq"])
+    if "noise_type" in hyperparams:
+        kind, std = hyperparams.pop("noise_type"), hyperparams.pop("noise_std", 0.1)
+        if kind not in _NOISES:
+            raise ConfigError(f"`noise_type: {kind}` is not known, choose from {', '.join(_NOISES)}")
+        mean = np.zeros(env.action_space.shape or 1)
+        hyperparams["action_noise"] = _NOISES[kind](mean, np.full_like(mean, std))
 
     policy_kwargs = dict(config.policy_kwargs)
     activation = policy_kwargs.get("activation_fn")

@@ -50,7 +50,8 @@ class RunConfig:
     :param env_kwargs: keyword arguments of the environment
     :param normalize: ``True`` for ``VecNormalize`` with its defaults (and the algorithm's ``gamma``), or its keyword arguments
     :param policy_kwargs: keyword arguments of the policy; ``activation_fn`` is the name of a class of ``torch.nn``
-    :param hyperparams: the other keyword arguments of the algorithm; ``"lin_0.001"`` is a schedule that falls to zero
+    :param hyperparams: the other keyword arguments of the algorithm; ``"lin_0.001"`` is a schedule that falls to zero;
+        ``noise_type`` (``"normal"`` or ``"ornstein-uhlenbeck"``) and ``noise_std`` describe the action noise
     :param pruning: keyword arguments of ``rl_crop.PruningCallback``; ``None`` trains densely
     :param evaluation: how the run is evaluated
     """
@@ -86,6 +87,8 @@ class RunConfig:
             raise ConfigError(f"`algo: {data['algo']}` is not known, choose one of {', '.join(ALGORITHMS)}")
         own = {f.name for f in dataclasses.fields(RunConfig)} - {"hyperparams"}
         arguments = set(inspect.signature(algorithm_class(algo).__init__).parameters) - {"self"} - _RESERVED
+        if "action_noise" in arguments:  # an object, which a file describes
+            arguments = arguments - {"action_noise"} | {"noise_type", "noise_std"}
         for key in data:
             if key not in own | arguments:
                 raise ConfigError(f"The key `{key}` is neither a key of a run nor an argument of {algo.upper()}")

@@ -8,7 +8,7 @@ from typing import Any
 from rl_crop.evaluation.config import ConfigError, RunConfig, load_config, read_yaml, short_hash
 
 _STUDY_KEYS = {"tasks", "arms", "sparsities", "seeds"}
-_TASK_KEYS = {"config", "overrides", "sparsities", "seeds"}
+_TASK_KEYS = {"config", "overrides", "pruning", "sparsities", "seeds"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def load_study(path: str | Path) -> list[Cell]:
     """
     Read a study.
 
-    The file holds ``tasks`` (name → ``config``, a file beside the study's, with ``overrides`` for its keys), ``arms``
+    The file holds ``tasks`` (name → ``config``, a file beside the study's, with ``overrides`` for its keys
+    and ``pruning`` for settings that its pruned arms share), ``arms``
     (name → ``dense``, or settings of the pruning callback, or ``widths_of: <arm>`` for a dense network with the widths that
     another arm ended with), ``sparsities`` and ``seeds``; a task may have sparsities and seeds of its own.
 
@@ -80,11 +81,13 @@ def load_study(path: str | Path) -> list[Cell]:
         if not sparsities or not seeds:
             raise ConfigError(f"{path}: `sparsities` and `seeds` are needed, for the study or for tasks.{task}")
         for seed in seeds:
-            cells += _cells_of_seed(task, config, study["arms"], sparsities, seed)
+            cells += _cells_of_seed(task, config, study["arms"], settings.get("pruning") or {}, sparsities, seed)
     return cells
 
 
-def _cells_of_seed(task: str, config: RunConfig, arms: Mapping[str, Any], sparsities: list[Any], seed: int) -> list[Cell]:
+def _cells_of_seed(
+    task: str, config: RunConfig, arms: Mapping[str, Any], shared: Mapping[str, Any], sparsities: list[Any], seed: int
+) -> list[Cell]:
     cells: list[Cell] = []
     for arm, settings in arms.items():
         if settings == "dense":
@@ -92,7 +95,8 @@ def _cells_of_seed(task: str, config: RunConfig, arms: Mapping[str, Any], sparsi
         elif not isinstance(settings, Mapping):
             raise ConfigError(f"`arms.{arm}` is neither `dense` nor a mapping of settings")
         elif "widths_of" not in settings:
-            cells += [Cell(task, arm, s, seed, config.with_pruning({"sparsity": s} | dict(settings))) for s in sparsities]
+            pruning = {**settings, **shared}
+            cells += [Cell(task, arm, s, seed, config.with_pruning({"sparsity": s} | pruning)) for s in sparsities]
     pruned = {(cell.arm, str(cell.sparsity)): cell for cell in cells if cell.config.pruning is not None}
     for arm, settings in arms.items():
         if isinstance(settings, Mapping) and "widths_of" in settings:

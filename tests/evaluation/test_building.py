@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import VecNormalize
 
+from rl_crop.evaluation.algorithms import SB3_CONTRIB
 from rl_crop.evaluation.building import build_env, build_model
-from rl_crop.evaluation.config import ConfigError
+from rl_crop.evaluation.config import ConfigError, RunConfig
 
 
 def with_hyperparams(config, **hyperparams):
@@ -47,3 +48,23 @@ def test_normalisation_learns_in_training_and_stands_still_in_evaluation(tiny):
 def test_the_same_seed_gives_the_same_episodes(tiny):
     first, second, other = (build_env(tiny, seed).reset() for seed in (3, 3, 4))
     assert np.array_equal(first, second) and not np.array_equal(first, other)
+
+
+def test_action_noise_from_a_file():
+    data = {"env": "Pendulum-v1", "algo": "td3", "n_timesteps": 10, "noise_type": "normal", "noise_std": 0.3}
+    config = RunConfig.from_dict(data)
+    model = build_model(config, build_env(config, 0), 0)
+    assert type(model.action_noise).__name__ == "NormalActionNoise" and model.action_noise._sigma == pytest.approx(0.3)
+    assert RunConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ConfigError, match="noise_type: white"):
+        build_model(RunConfig.from_dict(data | {"noise_type": "white"}), build_env(config, 0), 0)
+    with pytest.raises(ConfigError, match="noise_type"):  # an algorithm without action noise
+        RunConfig.from_dict(data | {"algo": "ppo", "env": "CartPole-v1"})
+
+
+@pytest.mark.parametrize("algo", SB3_CONTRIB)
+def test_algorithms_of_sb3_contrib(algo):
+    env = "Pendulum-v1" if algo in ("tqc", "crossq") else "CartPole-v1"
+    policy = "MlpLstmPolicy" if algo == "ppo_lstm" else "MlpPolicy"
+    config = RunConfig.from_dict({"env": env, "algo": algo, "n_timesteps": 10, "policy": policy})
+    assert type(build_model(config, build_env(config, 0), 0)).__name__ == SB3_CONTRIB[algo]

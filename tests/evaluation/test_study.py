@@ -54,6 +54,15 @@ def test_a_task_can_have_seeds_and_sparsities_of_its_own(load):
     assert [cell.name.split("__")[2] for cell in cells] == ["0", "actor0.95_critic0.8", "actor0.95_critic0.8"]
 
 
+def test_a_task_can_have_settings_that_its_pruned_arms_share(load):
+    task = {"config": "task.yaml", "pruning": {"criterion": "span", "earliest": 0.2}}
+    cells = load(STUDY | {"tasks": {"a": task}})
+    assert {str(cell.config.pruning) for cell in cells if cell.sparsity == 0.95 and cell.arm == "crop"} == {
+        "{'sparsity': 0.95, 'criterion': 'span', 'earliest': 0.2}"
+    }
+    assert all(cell.config.pruning is None for cell in cells if cell.arm != "crop")
+
+
 def test_results_stay_valid_when_a_study_grows(load):
     before = {cell.name for cell in load()}
     arms = {"random": {"criterion": "random"}} | STUDY["arms"]
