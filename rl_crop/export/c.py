@@ -83,12 +83,12 @@ def _prepare(code: Code, step: th.nn.Module, x: Value) -> Value:
         raise refusal("images with their channels last")
     if isinstance(step, Normalize):
         y = code.buffer(x.size)
-        mean, std = (code.constant("double", values) for values in (step.mean, step.std))
+        mean, std = (code.constant("double", name, getattr(step, name)) for name in ("mean", "std"))
         code.call("normalize", x.name, mean, std, number(step.clip, ""), y.size, y.name)
         return y
     if isinstance(step, OneHot):
         y = code.buffer(sum(step.sizes))
-        code.call("one_hot", x.name, code.constant("int", th.tensor(step.sizes)), len(step.sizes), y.name)
+        code.call("one_hot", x.name, code.constant("int", "sizes", th.tensor(step.sizes)), len(step.sizes), y.name)
         return y
     assert isinstance(step, ToFloat)
     return x if step.divisor == 1.0 else code.divide(x, step.divisor)
@@ -98,21 +98,22 @@ def _decide(code: Code, actor: Actor, scores: Value) -> None:
     """Write the last step."""
     decision = actor.decision
     if isinstance(decision, Bounded):
-        low, high = (code.constant("float", values) for values in (decision.low, decision.high))
-        x = f"({scores.name})[i]"
+        low, high = (code.constant("float", name, getattr(decision, name)) for name in ("low", "high"))
+        x = scores.item
         squashed = f"{low}[i] + 0.5f * ({x} + 1.0f) * ({high}[i] - {low}[i])"
         code.loop(scores.size, f"action[i] = {squashed if decision.squashed else f'fminf(fmaxf({x}, {low}[i]), {high}[i])'};")
     elif isinstance(decision, Choice):
         if decision.n_quantiles > 1:
             means = code.buffer(sum(decision.sizes))
-            code.loop(means.size, f"{means.name}[i] = 0.0f;")
-            quantile = f"({scores.name})[i] / {number(decision.n_quantiles)}"
+            code.loop(means.size, f"{means.item} = 0.0f;")
+            quantile = f"{scores.item} / {number(decision.n_quantiles)}"
             code.loop(scores.size, f"{means.name}[i % {means.size}] += {quantile};")
             scores = means
         masked, start = any(port.name == MASKS for port in actor.inputs), 0
         for i, size in enumerate(decision.sizes):
             mask = f"{MASKS} ? {MASKS} + {start} : 0" if masked else "0"
-            code.body.append(f"action[{i}] = {code.helper('best')}({scores.name} + {start}, {mask}, {size});")
+            place = f"{scores.name} + {start}" if start else scores.name
+            code.body.append(f"action[{i}] = {code.helper('best')}({place}, {mask}, {size});")
             start += size
     else:
-        code.loop(scores.size, f"action[i] = ({scores.name})[i] > 0.0f;")
+        code.loop(scores.size, f"action[i] = {scores.item} > 0.0f;")

@@ -23,6 +23,11 @@ class Value:
     size: int
     own: bool = False
 
+    @property
+    def item(self) -> str:
+        """An expression for one of its numbers, that of ``i``."""
+        return f"{self.name}[i]" if self.name.isidentifier() else f"({self.name})[i]"
+
 
 @dataclass
 class Code:
@@ -40,22 +45,23 @@ class Code:
     buffers: list[Value] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
 
-    def constant(self, kind: str, values: th.Tensor) -> str:
-        """Define an array of ``float``, ``double`` or ``int``. :return: its name."""
-        name = f"c{len(self.constants)}"
+    def constant(self, kind: str, name: str, values: th.Tensor) -> str:
+        """Define an array of ``float``, ``double`` or ``int``. :return: its name, which gets a number."""
+        name = f"{name}{sum(f' {name}' in constant for constant in self.constants)}"
         self.constants.append(array(kind, name, values))
         return name
 
-    def weights(self, *tensors: th.Tensor) -> str:
+    def weights(self, **tensors: th.Tensor) -> str:
         """
         Define arrays of weights.
 
+        :param tensors: by name
         :return: their names, with commas
         :raises PruningError: a weight is not a finite number
         """
-        if not all(tensor.isfinite().all() for tensor in tensors):
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise PruningError("A weight is not a finite number: there is nothing to export.")
-        return ", ".join(self.constant("float", tensor) for tensor in tensors)
+        return ", ".join(self.constant("float", name, tensor) for name, tensor in tensors.items())
 
     def buffer(self, size: int) -> Value:
         """Declare an array. :return: it."""
@@ -82,13 +88,13 @@ class Code:
             return False
         if activation.body:
             self.helpers[activation.name] = activation.define()
-        self.loop(y.size, f"{y.name}[i] = {activation.call(module, f'({x.name})[i]')};")
+        self.loop(y.size, f"{y.item} = {activation.call(module, x.item)};")
         return True
 
     def divide(self, x: Value, divisor: float) -> Value:
         """Write a division. :return: its result."""
         y = self.buffer(x.size)
-        self.loop(y.size, f"{y.name}[i] = ({x.name})[i] / {number(divisor)};")
+        self.loop(y.size, f"{y.item} = {x.item} / {number(divisor)};")
         return y
 
 

@@ -83,7 +83,7 @@ static void linear(const float *restrict x, const float *restrict weight, const 
 }
 """,
     "layer_norm": """
-static void layer_norm(const float *x, const float *weight, const float *bias, float eps, int n, float *y)
+static void layer_norm(const float *x, const float *gain, const float *shift, float eps, int n, float *y)
 {
     float mean = 0.0f, variance = 0.0f;
     for (int i = 0; i < n; i++)
@@ -91,15 +91,15 @@ static void layer_norm(const float *x, const float *weight, const float *bias, f
     for (int i = 0; i < n; i++)
         variance += (x[i] - mean) * (x[i] - mean) / (float)n;
     for (int i = 0; i < n; i++)
-        y[i] = (x[i] - mean) / sqrtf(variance + eps) * weight[i] + bias[i];
+        y[i] = (x[i] - mean) / sqrtf(variance + eps) * gain[i] + shift[i];
 }
 """,
     "batch_norm": """
-/* With the statistics of training: the scale holds their standard deviation. */
-static void batch_norm(const float *x, const float *mean, const float *scale, const float *bias, int n, float *y)
+/* With the statistics of training: the gain holds their standard deviation. */
+static void batch_norm(const float *x, const float *center, const float *gain, const float *shift, int n, float *y)
 {
     for (int i = 0; i < n; i++)
-        y[i] = (x[i] - mean[i]) * scale[i] + bias[i];
+        y[i] = (x[i] - center[i]) * gain[i] + shift[i];
 }
 """,
     "normalize": """

@@ -87,7 +87,7 @@ def _step(code: Code, target: Any, args: Any, kwargs: Any, shape: tuple[int, ...
         return _join(code, x)
     if target in _ADD and not kwargs and isinstance(x, Value) and isinstance(rest[0], Value) and rest[0].size == x.size:
         y = code.buffer(x.size)
-        code.loop(y.size, f"{y.name}[i] = ({x.name})[i] + ({rest[0].name})[i];")
+        code.loop(y.size, f"{y.item} = {x.item} + {rest[0].item};")
         return y
     module = AS_MODULE[target](*rest, **kwargs) if target in AS_MODULE else target
     if not isinstance(module, nn.Module):
@@ -100,26 +100,26 @@ def _step(code: Code, target: Any, args: Any, kwargs: Any, shape: tuple[int, ...
 def _join(code: Code, parts: list[Value]) -> Value:
     y, start = code.buffer(sum(part.size for part in parts)), 0
     for part in parts:
-        code.loop(part.size, f"{y.name}[{start} + i] = ({part.name})[i];")
+        code.loop(part.size, f"{y.name}[{start} + i] = {part.item};")
         start += part.size
     return y
 
 
 def _layer(code: Code, layer: Any, x: Value, place: Value | None) -> Value:
     """:return: the output, in ``place`` where its size stays and one is given."""
-    code.body.append(f"/* {type(layer).__name__} */")
     if type(layer) is nn.Linear:
         y = code.buffer(layer.out_features)
         bias = th.zeros(y.size) if layer.bias is None else layer.bias
-        code.call("linear", x.name, code.weights(layer.weight.T, bias), x.size, y.size, y.name)
+        code.call("linear", x.name, code.weights(weight=layer.weight.T, bias=bias), x.size, y.size, y.name)
         return y
     y = place or code.buffer(x.size)
     if type(layer) is nn.LayerNorm:
         weight = th.ones(x.size) if layer.weight is None else layer.weight
         bias = th.zeros(x.size) if layer.bias is None else layer.bias
-        code.call("layer_norm", x.name, code.weights(weight, bias), number(layer.eps), x.size, y.name)
+        code.call("layer_norm", x.name, code.weights(gain=weight, shift=bias), number(layer.eps), x.size, y.name)
     elif _is_batch_norm(layer):
-        code.call("batch_norm", x.name, code.weights(*_statistics(layer)), x.size, y.name)
+        mean, gain, shift = _statistics(layer)
+        code.call("batch_norm", x.name, code.weights(center=mean, gain=gain, shift=shift), x.size, y.name)
     elif not code.activate(layer, x, y):
         raise refusal(f"a {type(layer).__name__}")
     return y
@@ -131,7 +131,7 @@ def _is_batch_norm(module: Any) -> bool:
 
 
 def _statistics(layer: Any) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """:return: mean, scale and bias."""
+    """:return: mean, gain and shift."""
     if hasattr(layer, "ra_mean"):
         mean, variance, weight = layer.ra_mean, layer.ra_var, layer.scale
     else:

@@ -45,6 +45,9 @@ def to_onnx(actor: Actor, opset: int | None) -> bytes:
                 f"torch cannot turn the actor (features extractor {kind}) into an ONNX graph"
                 f"{'' if opset is None else f' of opset {opset}'}: {error}"
             ) from error
+    versions = [item.version for item in model.opset_import if not item.domain]
+    if opset is not None and versions != [opset]:
+        raise PruningError(f"torch cannot write opset {opset} and wrote {versions[0]}: leave it out, or name that one.")
     for port in actor.inputs:
         if port.name == MASKS:
             _make_optional(model, port, onnx)

@@ -1,0 +1,21 @@
+import functools
+
+import pytest
+import torch as th
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    th.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def operators_once():
+    """The exporter parses the source of every operator it knows, each time: half of what a small network costs."""
+    from torch.onnx._internal.exporter import _registration
+
+    registry = _registration.ONNXRegistry
+    kept = registry.__dict__["from_torchlib"]
+    registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
+    yield
+    registry.from_torchlib = kept

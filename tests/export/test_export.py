@@ -1,0 +1,180 @@
+"""What holds for every format: the comparison, what an error leaves, what an export does not touch."""
+
+import random
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+
+import rl_crop
+from tests.export.agents import AGENTS, BOX, CHOICE, TORQUES, Toy, build, kw
+
+
+def fingerprint(model):
+    """All that an export might move."""
+    modes = [module.training for module in model.policy.modules()]
+    tensors = [tensor.detach().clone() for tensor in (*model.policy.parameters(), *model.policy.buffers())]
+    env = model.get_env()
+    states = [env.unwrapped.envs[0].np_random.bit_generator.state, env.unwrapped.envs[0].steps]
+    if isinstance(env, VecNormalize):
+        states += [env.obs_rms.mean.copy(), env.obs_rms.count, env.training]
+    generators = [random.getstate(), np.random.get_state()[1].copy(), th.get_rng_state(), model.observation_space._np_random]
+    return [modes, tensors, states, generators, model.num_timesteps]
+
+
+def assert_equal(one, other):
+    if isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for first, second in zip(one, other):
+            assert_equal(first, second)
+    elif isinstance(one, (np.ndarray, th.Tensor)):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("name", ["ppo_normalized", "sac_norms", "crossq", "maskable"])
+def test_nothing_of_the_agent_moves(name, tmp_path):
+    model = AGENTS[name]()
+    model.get_env().reset()
+    model.get_env().training = True  # statistics would move with every step
+    model.policy.train()
+    before = fingerprint(model)
+    rl_crop.export_actor(model, tmp_path / "policy.c")
+    rl_crop.export_actor(model, tmp_path / "policy.c", env=model.get_env())  # its own, though it is named
+    assert_equal(fingerprint(model), before)
+
+
+def test_batch_statistics_are_not_those_of_the_batch(tmp_path):
+    """Batch norms and dropout act as in evaluation even where the agent is left in training mode."""
+    model = AGENTS["sac_norms"]()
+    observations = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    wanted, _ = model.predict(observations, deterministic=True)
+    model.policy.train()
+    rl_crop.export_actor(model, tmp_path / "policy.onnx")
+    import onnxruntime
+
+    (found,) = onnxruntime.InferenceSession(tmp_path / "policy.onnx").run(None, {"observation": observations})
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+class Improved(PPO):
+    """A user's own idea of ``predict``."""
+
+    def predict(self, *args, **kwargs):
+        action, state = super().predict(*args, **kwargs)
+        return (action + 2e-4 if self.action_space == TORQUES else 3 - action), state
+
+
+@pytest.mark.parametrize("actions", [TORQUES, CHOICE])
+@pytest.mark.parametrize("suffix", [".c", ".onnx"])
+def test_a_file_that_differs_is_not_written(actions, suffix, tmp_path):
+    model = build(Improved, BOX, actions, **kw())
+    path = tmp_path / f"policy{suffix}"
+    with pytest.raises(rl_crop.PruningError, match="predict"):
+        rl_crop.export_actor(model, path)
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("the last good one")
+    with pytest.raises(rl_crop.PruningError, match="predict"):
+        rl_crop.export_actor(model, path)
+    assert path.read_text() == "the last good one" and list(tmp_path.iterdir()) == [path]
+
+
+class Other(DQN):
+    """Chooses the second of two values that are the same, or nearly."""
+
+    def predict(self, *args, **kwargs):
+        action, state = super().predict(*args, **kwargs)
+        return np.where(action == 0, 1, action), state
+
+
+@pytest.mark.parametrize(("gap", "scale", "is_tie"), [(0.0, 1.0, True), (1e-4, 1.0, False), (1e-4, 1000.0, True)])
+def test_ties_are_counted_and_nothing_else_is_forgiven(gap, scale, is_tie, tmp_path):
+    model = build(Other, **kw())
+    last = model.policy.q_net.q_net[-1]
+    with th.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(scale + th.tensor([gap, 0.0, -1.0, -1.0]))
+    if is_tie:
+        report = rl_crop.export_actor(model, tmp_path / "policy.c")
+        assert report.n_ties >= report.n_observations and "ties" in str(report)
+    else:
+        with pytest.raises(rl_crop.PruningError, match="no ties"):
+            rl_crop.export_actor(model, tmp_path / "policy.c")
+
+
+def test_differences_are_measured_by_the_range_of_a_squashed_action(tmp_path):
+    wide = spaces.Box(-3000.0, 3000.0, (1,), np.float32)
+    report = rl_crop.export_actor(build(SAC, BOX, wide, **kw()), tmp_path / "policy.c")
+    assert report.largest_difference < 1e-5
+
+
+def test_actions_that_are_not_numbers_are_refused(tmp_path):
+    model = build(SAC, BOX, TORQUES, **kw())
+    with th.no_grad():
+        model.policy.actor.mu.bias.fill_(float("nan"))
+    with pytest.raises(rl_crop.PruningError, match="finite"):
+        rl_crop.export_actor(model, tmp_path / "policy.c")
+
+
+def test_a_fresh_environment_is_stepped_where_one_can_be_made(tmp_path):
+    model = PPO("MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2, seed=0), n_steps=16, batch_size=16)
+    states = [env.unwrapped.np_random.bit_generator.state for env in model.get_env().unwrapped.envs]
+    assert rl_crop.export_actor(model, tmp_path / "policy.c").origin == "a fresh environment"
+    assert states == [env.unwrapped.np_random.bit_generator.state for env in model.get_env().unwrapped.envs]
+
+
+def test_a_given_gymnasium_environment_is_stepped(tmp_path):
+    env = gym.make("Pendulum-v1")
+    model = SAC("MlpPolicy", env, policy_kwargs={"net_arch": [8]})
+    model.env = None
+    assert rl_crop.export_actor(model, tmp_path / "policy.c", env=env).origin == "the environment"
+
+
+def test_buffers_hold_real_observations(tmp_path):
+    model = build(SAC, BOX, TORQUES, normalize={}, learning_starts=10, **kw())
+    model.learn(40)
+    report = rl_crop.export_actor(model, tmp_path / "policy.c")
+    assert report.origin == "the agent's buffer and the space" and report.n_observations == 256 + 40
+
+
+def test_normalisation_that_cannot_be_folded_in_is_refused(tmp_path):
+    inner = VecNormalize(DummyVecEnv([lambda: Toy(BOX, CHOICE)]))
+    model = PPO("MlpPolicy", VecFrameStack(inner, 2), n_steps=16, batch_size=16)
+    with pytest.raises(rl_crop.PruningError, match="VecFrameStack"):
+        rl_crop.export_actor(model, tmp_path / "policy.c")
+    outer = VecNormalize(VecFrameStack(DummyVecEnv([lambda: Toy(BOX, CHOICE)]), 2))
+    assert rl_crop.export_actor(model, tmp_path / "policy.c", env=outer).inputs == {"observation": "float[6]"}
+
+
+def test_wrong_arguments_say_what_to_do(tmp_path):
+    model = AGENTS["ppo"]()
+    for arguments, message in [
+        ({"path": tmp_path / "policy.pt"}, "must end in"),
+        ({"path": tmp_path / "policy.c", "opset": 18}, "opset"),
+        ({"path": tmp_path / "policy.c", "env": DummyVecEnv([lambda: Toy(CHOICE, CHOICE)])}, "the policy takes"),
+        ({"path": tmp_path / "policy.onnx", "opset": 3}, "opset 3"),
+    ]:
+        with pytest.raises(rl_crop.PruningError, match=message):
+            rl_crop.export_actor(model, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_is_a_table_and_a_dictionary(tmp_path):
+    report = rl_crop.export_actor(AGENTS["ppo_parts_normalized"](), tmp_path / "policy.c")
+    text = str(report)
+    assert f"{report.n_bytes:,} bytes" in text and "VecNormalize" in text and "float[8]" in text
+    assert report.to_dict()["path"] == str(tmp_path / "policy.c")
+
+
+def test_importing_the_package_imports_no_extras():
+    extras = "onnx", "onnxruntime", "onnxscript", "sb3_contrib"
+    code = f"import sys, rl_crop; print([name for name in {extras} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
