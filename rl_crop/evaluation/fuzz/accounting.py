@@ -1,0 +1,115 @@
+"""What a pruning owes: whether a sparsity can be reached, and whether the result meets it by the fewest units."""
+
+from collections.abc import Mapping
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+from rl_crop.core.allocation import Budget
+from rl_crop.core.units import named_tensors
+from rl_crop.evaluation.fuzz.checks import check
+from rl_crop.evaluation.fuzz.drawing import Combination
+from rl_crop.sb3.prune import plan_policy_pruning
+
+Target = Mapping[str, float]
+
+
+class Account:
+    """
+    The units and budgets of an agent before it is cut.
+
+    :param agent: an algorithm, or a bare policy.
+    :param chosen: how it will be pruned.
+    :raises PruningError: it has nothing to prune.
+    """
+
+    def __init__(self, agent: BaseAlgorithm | BasePolicy, chosen: Combination) -> None:
+        plan = plan_policy_pruning(agent, 0.0, criterion="magnitude", compensation="none")
+        self.graph, subject = plan.graph, plan.subject
+        self.chosen = chosen
+        self.parameters = {network.name: network.parameters for network in subject.networks}
+        self.groups = {
+            name: [group.name for group in self.graph.groups.values() if group.tensors("out")[0] in own]
+            for name, own in self.parameters.items()
+        }
+        self.trained = [name for name, value in subject.trained.tensors.items() if isinstance(value, th.nn.Parameter)]
+        self.shapes = {name: tuple(value.shape) for name, value in subject.trained.tensors.items()}
+        self.units = {name: group.n_units for name, group in self.graph.groups.items()}
+
+    def targets(self) -> Target:
+        """:return: the sparsity of every network that is to be pruned."""
+        given, networks = self.chosen.sparsity, self.chosen.networks
+        if isinstance(given, dict):
+            return given
+        return dict.fromkeys(networks or [name for name, groups in self.groups.items() if groups], given)
+
+    def refused(self) -> str | None:
+        """:return: why a documented rule refuses the combination, or ``None``."""
+        settings, targets = self.chosen.settings, self.targets()
+        if settings["scope"] == "global" and (self.chosen.networks or isinstance(self.chosen.sparsity, dict)):
+            return "scope='global' with a sparsity by network"
+        if not all(self.groups.get(name) for name in targets):
+            return "the network named has no units"
+        if self.chosen.algorithm == "ARS" and settings["criterion"] not in ("magnitude", "random", "span", "synflow"):
+            return "criterion needs a gradient"
+        return None
+
+    def reachable(self) -> bool | None:
+        """:return: whether the sparsity can be reached; ``None`` where that depends on which features are removed."""
+        floor = {name: min(n, self.chosen.settings["min_units"]) for name, n in self.units.items()}
+        at_best = all(budget.sparsity(floor) >= share - 1e-12 for budget, share, _ in self._budgets())
+        alone = all(
+            budget.sparsity({name: floor[name] for name in own}) >= share - 1e-12 for budget, share, own in self._budgets()
+        )
+        return at_best if at_best == alone else None
+
+    def _budgets(self) -> list[tuple[Budget, float, list[str]]]:
+        """Budget, target and groups of every network; of all together under the global scope."""
+        targets, kind = self.targets(), self.chosen.settings["budget"]
+        if self.chosen.settings["scope"] == "global":
+            parameters = frozenset().union(*(self.parameters[name] for name in targets))
+            groups = [group for name in targets for group in self.groups[name]]
+            return [(Budget(self.graph, parameters, kind), next(iter(targets.values())), groups)]
+        return [(Budget(self.graph, self.parameters[name], kind), share, self.groups[name]) for name, share in targets.items()]
+
+    def check_cut(self, policy: BasePolicy, widths: Mapping[str, tuple[int, int]], n_params: int) -> None:
+        """
+        :param policy: after the cut.
+        :param widths: of the report, by layer: before and after.
+        :param n_params: of the report, after.
+        :raises CheckError: shapes, parameters or sparsities are not what they must be.
+        """
+        after = dict(self.units)
+        for name, (_, left) in widths.items():
+            slot = next(slot for slot in self.graph.groups[name].slots if slot.role == "out")
+            after[name] = left // slot.index.shape[1]
+        tensors = named_tensors(policy)
+        for name, shape in self.shapes.items():
+            expected = list(shape)
+            for group, slot in self.graph.slots_of(name):
+                expected[slot.axis] -= (self.units[group.name] - after[group.name]) * slot.index.shape[1]
+            found = tuple(tensors[name].shape)
+            check(found == tuple(expected), f"{name} has the shape {found}, the report means {tuple(expected)}")
+        counted = sum(tensors[name].numel() for name in self.trained)
+        check(counted == n_params, f"the report counts {n_params} parameters, the policy has {counted}")
+        least = self.chosen.settings["min_units"]
+        few = [name for name, left in after.items() if left < min(least, self.units[name])]
+        check(not few, f"{few} have fewer than {least} units")
+        owned = [name for _, share, groups in self._budgets() if share for name in groups]
+        spared = [name for name in self.units if name not in owned and after[name] != self.units[name]]
+        check(not spared, f"{spared} were to stay whole")
+        for budget, share, groups in self._budgets():
+            self._check_sparsity(budget, share, groups, after)
+
+    def _check_sparsity(self, budget: Budget, share: float, groups: list[str], after: dict[str, int]) -> None:
+        reached = budget.sparsity(after)
+        check(reached >= share - 1e-9, f"{groups}: sparsity {reached:.4f} is below {share}")
+        removed = [name for name in groups if after[name] < self.units[name]]
+        # A cut of the features takes columns from what reads them, which may be more than that network was to lose.
+        if not removed or (self.groups.get("features") and self.chosen.schedule != "one_shot"):
+            return
+        layered = self.chosen.settings["scope"] == "layer"
+        one_more = [{name: after[name] + 1 for name in removed}] if layered else [{name: after[name] + 1} for name in removed]
+        lowest = min(budget.sparsity({**after, **more}) for more in one_more)
+        check(lowest < share + 1e-9, f"{groups}: sparsity {reached:.4f} overshoots {share} by more than a unit")

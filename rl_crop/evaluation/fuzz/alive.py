@@ -1,0 +1,86 @@
+"""What a pruned agent still does: it acts, trains on, saves, loads as it was and resumes."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+from rl_crop.core.tracing import tensors_in
+from rl_crop.evaluation.fuzz.checks import check, check_consistent, check_finite, moving, optimizers_of
+from rl_crop.evaluation.fuzz.drawing import Combination
+from rl_crop.evaluation.fuzz.ways import n_steps_of, observations_of
+from rl_crop.sb3.prune import plan_policy_pruning
+
+
+def check_alive(model: BaseAlgorithm, chosen: Combination) -> None:
+    """
+    :param model: pruned.
+    :param chosen: as what it was drawn; where the bare policy was pruned, the policy alone is looked at.
+    :raises CheckError: it is inconsistent, does not train on, or is not loaded as it was.
+    """
+    bare = chosen.way == "policy"
+    agent = model.policy if bare else model
+    observations = observations_of(model)
+    check_consistent(agent)
+    for deterministic in (True, False):
+        agent.predict(observations, deterministic=deterministic)
+    if not bare:
+        _train(model)
+    elif optimizers_of(agent):  # random search has none
+        _train_policy(model.policy)
+    check_consistent(agent)
+    if not bare:
+        _check_saved(model, observations)
+    elif chosen.share is None:  # policy.save of Stable-Baselines3 forgets share_features_extractor
+        _check_saved_policy(model.policy, observations)
+
+
+def _train(model: BaseAlgorithm) -> None:
+    with moving(model):
+        model.learn(n_steps_of(model), reset_num_timesteps=False)
+    check_finite(model)
+
+
+def _train_policy(policy: BasePolicy) -> None:
+    """Three steps of a loop of one's own, towards smaller outputs of every network."""
+    runs = plan_policy_pruning(policy, 0.0, criterion="magnitude", compensation="none").subject.trained.runs
+    with moving(policy):
+        for _ in range(3):
+            loss = th.stack([(value**2).mean() for run in runs for value in tensors_in(run(2))]).sum()
+            for optimizer in optimizers_of(policy):
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer in optimizers_of(policy):
+                optimizer.step()
+    check_finite(policy)
+
+
+def _check_saved(model: BaseAlgorithm, observations: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.zip"
+        model.save(path)
+        loaded = type(model).load(path, env=model.get_env(), device="cpu")
+    _check_equal(model.policy, loaded.policy, observations)
+    check(loaded.pruning_history == model.pruning_history, "the history was not saved")  # type: ignore[attr-defined]
+    _train(loaded)
+    check_consistent(loaded)
+
+
+def _check_saved_policy(policy: BasePolicy, observations: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.zip"
+        policy.save(str(path))
+        loaded = type(policy).load(str(path), device="cpu")
+    _check_equal(policy, loaded, observations)
+
+
+def _check_equal(policy: BasePolicy, loaded: BasePolicy, observations: Any) -> None:
+    first, second = policy.state_dict(), loaded.state_dict()
+    different = [name for name in {**first, **second} if not th.equal(first[name], second[name])]
+    check(not different, f"{different[:5]} were loaded with other values")
+    first_actions, second_actions = (one.predict(observations, deterministic=True)[0] for one in (policy, loaded))
+    check(np.allclose(first_actions, second_actions, atol=1e-5), "the loaded agent acts differently")

@@ -1,0 +1,163 @@
+"""What a seed draws: an algorithm with all of its options, and a way of pruning it, as plain values."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+ON_POLICY = ("PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO")
+CONTINUOUS = ("SAC", "TD3", "DDPG", "TQC", "CrossQ")
+Q_LEARNING = ("DQN", "QRDQN")
+ALGORITHMS = (*ON_POLICY, *CONTINUOUS, *Q_LEARNING, "ARS")
+STATE_DEPENDENT_NOISE = ("PPO", "A2C", "TRPO", "RecurrentPPO", "SAC", "TQC", "CrossQ")
+
+ACTIONS = {
+    **dict.fromkeys(ON_POLICY, ("discrete", "multidiscrete", "multibinary", "box")),
+    "MaskablePPO": ("discrete", "multidiscrete", "multibinary"),
+    **dict.fromkeys(CONTINUOUS, ("box",)),
+    **dict.fromkeys(Q_LEARNING, ("discrete",)),
+    "ARS": ("discrete", "box"),
+}
+OBSERVATIONS = {"Mlp": ("vector", "vector", "number"), "Cnn": ("image",), "MultiInput": ("mixed", "vectors")}
+ACTIVATIONS = ("ReLU", "Tanh", "ELU", "SiLU", "GELU", "LeakyReLU", "Softplus", "Sigmoid")
+OPTIMIZERS = ("default", "Adam", "AdamW", "RMSprop", "SGD")
+WITH_GRADIENT = ("crop", "crop_gate", "snip", "grasp", "span_crop")
+WITHOUT_GRADIENT = ("synflow", "magnitude", "random", "span")
+WAYS = {
+    "prune_policy": ("one_shot", "iterative"),
+    "plan": ("one_shot",),
+    "callback": ("one_shot", "iterative", "gradual"),
+    "policy": ("one_shot", "iterative"),
+}
+
+
+@dataclass(frozen=True)
+class Combination:
+    """
+    An agent and a way of pruning it; plain values that JSON knows.
+
+    :param seed: of the draw, the agent and its environment.
+    :param attempt: which draw of this seed it is: what Stable-Baselines3 refuses to build is drawn again.
+    :param algorithm: its class.
+    :param policy: ``"Mlp"``, ``"Cnn"`` or ``"MultiInput"``.
+    :param observations: ``"vector"``, ``"number"``, ``"image"``, ``"vectors"`` or ``"mixed"`` (image, vector and number).
+    :param actions: ``"discrete"``, ``"multidiscrete"``, ``"multibinary"`` or ``"box"``.
+    :param n_envs: environments side by side.
+    :param normalize: whether ``VecNormalize`` is around them.
+    :param own_extractor: whether the features extractor is the one of this package's fuzz.
+    :param share: ``share_features_extractor``, ``None`` for the default.
+    :param net_arch: hidden widths: a list, or by side; ``None`` for the default.
+    :param activation: a class of ``torch.nn``.
+    :param optimizer: a class of ``torch.optim``, or ``"default"``.
+    :param use_sde: state-dependent exploration noise.
+    :param n_critics: of an off-policy actor-critic.
+    :param n_steps: of the returns in the replay buffer.
+    :param lstm: which networks of a recurrent agent remember: ``"both"``, ``"shared"`` or ``"actor"``.
+    :param way: ``"prune_policy"``, ``"plan"`` (then ``apply``), ``"callback"`` or ``"policy"`` (the bare policy).
+    :param schedule: of the cut.
+    :param when: of a callback.
+    :param sparsity: one number, or by network.
+    :param networks: as ``plan_policy_pruning`` takes it.
+    :param settings: criterion, scope, budget, compensation and ``min_units``.
+    """
+
+    seed: int
+    attempt: int
+    algorithm: str
+    policy: str
+    observations: str
+    actions: str
+    n_envs: int
+    normalize: bool
+    own_extractor: bool
+    share: bool | None
+    net_arch: Any
+    activation: str
+    optimizer: str
+    use_sde: bool
+    n_critics: int
+    n_steps: int
+    lstm: str
+    way: str
+    schedule: str
+    when: str | float | int
+    sparsity: float | dict[str, float]
+    networks: list[str] | None
+    settings: dict[str, Any]
+
+
+def draw(seed: int, attempt: int = 0) -> Combination:
+    """
+    :param seed: of the combination.
+    :param attempt: another draw of the same seed.
+    :return: always the same one.
+    """
+    rng = random.Random(f"{seed}/{attempt}")
+    algorithm = rng.choice(ALGORITHMS)
+    policy = "Mlp" if algorithm in ("ARS", "CrossQ") else rng.choices(("Mlp", "Cnn", "MultiInput"), (5, 3, 3))[0]
+    observations, actions = rng.choice(OBSERVATIONS[policy]), rng.choice(ACTIONS[algorithm])
+    replay = algorithm in (*CONTINUOUS, *Q_LEARNING)
+    way = rng.choice(list(WAYS))
+    schedule = rng.choice(WAYS[way])
+    sparsity, networks = _sparsity(rng, algorithm)
+    return Combination(
+        seed=seed,
+        attempt=attempt,
+        algorithm=algorithm,
+        policy=policy,
+        observations=observations,
+        actions=actions,
+        n_envs=rng.choice((1, 1, 2, 3)),
+        normalize=observations != "number" and rng.random() < 0.3,
+        own_extractor=algorithm != "ARS" and rng.random() < 0.3,
+        share=None if algorithm in (*Q_LEARNING, "ARS") else rng.choice((None, True, False)),
+        net_arch=_net_arch(rng, algorithm),
+        activation=rng.choice(ACTIVATIONS),
+        optimizer="default" if algorithm == "ARS" else rng.choice(OPTIMIZERS),
+        use_sde=algorithm in STATE_DEPENDENT_NOISE and actions == "box" and rng.random() < 0.4,
+        n_critics=rng.choice((1, 2, 3, 4)) if algorithm in CONTINUOUS else 0,
+        n_steps=3 if replay and policy != "MultiInput" and rng.random() < 0.25 else 1,
+        lstm=rng.choice(("both", "shared", "actor")) if algorithm == "RecurrentPPO" else "",
+        way=way,
+        schedule=schedule,
+        when=rng.choice(("lazy", "epi", 0.4, 40)) if way == "callback" else "",
+        sparsity=sparsity,
+        networks=networks,
+        settings=_settings(rng, algorithm, by_network=networks is not None or isinstance(sparsity, dict)),
+    )
+
+
+def _net_arch(rng: random.Random, algorithm: str) -> Any:
+    def side() -> list[int]:
+        widest = 8 if rng.random() < 0.1 else 64
+        smallest = 1 if widest == 8 else 6
+        return [rng.randint(smallest, widest) for _ in range(rng.choices(range(5), (1, 5, 8, 5, 3))[0])]
+
+    if rng.random() < 0.08:
+        return None
+    if algorithm in (*Q_LEARNING, "ARS") or rng.random() < 0.2:
+        return side()
+    return {"pi": side(), "qf" if algorithm in CONTINUOUS else "vf": side()}
+
+
+def _sparsity(rng: random.Random, algorithm: str) -> tuple[float | dict[str, float], list[str] | None]:
+    def share() -> float:
+        low, high = rng.choices(((0.0, 0.0), (0.01, 0.5), (0.5, 0.9), (0.9, 0.99)), (1, 6, 10, 2))[0]
+        return round(rng.uniform(low, high), 3)
+
+    names = ["critic"] if algorithm in Q_LEARNING else ["actor"] if algorithm == "ARS" else ["actor", "critic"]
+    form = rng.choices(("number", "networks", "mapping"), (6, 1, 1))[0]
+    if form == "mapping":
+        return {name: share() for name in names}, None
+    return share(), [rng.choice(names)] if form == "networks" else None
+
+
+def _settings(rng: random.Random, algorithm: str, by_network: bool) -> dict[str, Any]:
+    gradient = algorithm != "ARS" or rng.random() < 0.1
+    scopes = ("network", "layer") if by_network and rng.random() < 0.9 else ("network", "layer", "global")
+    return {
+        "criterion": rng.choice((*WITH_GRADIENT, *WITHOUT_GRADIENT) if gradient else WITHOUT_GRADIENT),
+        "scope": rng.choice(scopes),
+        "budget": rng.choice(("params", "params", "flops", "units")),
+        "compensation": rng.choices(("none", "bias", "least_squares", "distill"), (6, 5, 12, 1))[0],
+        "min_units": rng.choices((1, 2, 3, 4), (12, 2, 1, 1))[0],
+    }
