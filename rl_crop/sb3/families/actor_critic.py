@@ -46,6 +46,7 @@ def assemble(
     hyper: Hyperparameters,
     latents: Callable[..., tuple[Any, Any]],
     before: Mapping[str, tuple[nn.Module, ...]] | None = None,
+    seen: Callable[[Any], Any] = lambda observations: observations,
     **more: Any,
 ) -> PolicyNetworks:
     """
@@ -56,6 +57,7 @@ def assemble(
     :param latents: what the action head and the value head receive: a function of (observations, actor, critic), whose
         switches leave the other one ``None``.
     :param before: by network, modules between features extractor and ``mlp_extractor``.
+    :param seen: what features extractors receive of the observations of a batch.
     :param more: further fields of :class:`PolicyNetworks`.
     :raises PruningError: its hidden layers are not those of a plain ``MlpExtractor``.
     """
@@ -78,7 +80,7 @@ def assemble(
     elif not shared:
         modules["actor"].insert(0, pi_extractor)
         modules["critic"].insert(0, vf_extractor)
-        pinned[ONE_SIZE] = lambda observations, actions: _features(policy, observations)
+        pinned[ONE_SIZE] = lambda observations, actions: _features(policy, seen(observations))
 
     def outputs(observations: Any, actions: Any) -> tuple[th.Tensor, th.Tensor]:
         latent_pi, latent_vf = latents(observations)

@@ -43,7 +43,10 @@ def recurrent_actor_critic(policy: Any, hyper: Hyperparameters) -> PolicyNetwork
 
     before = {"actor": (policy.lstm_actor,), "critic": tuple(m for m in (policy.lstm_critic, policy.critic) if m is not None)}
     whole = {} if policy.critic is None else {policy.critic: "Stable-Baselines3 gives it the width of the LSTM"}
-    return assemble(policy, hyper, latents, before, whole=whole, prepare=lambda batch: with_states(policy, batch))
+    return assemble(
+        policy, hyper, latents, before, lambda observed: observed["observations"],
+        whole=whole, prepare=lambda batch: with_states(policy, batch),
+    )  # fmt: skip
 
 
 def with_states(policy: Any, batch: Any) -> Any:
