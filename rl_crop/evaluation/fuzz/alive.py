@@ -9,11 +9,12 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from rl_crop.core.errors import PruningError
 from rl_crop.core.tracing import tensors_in
-from rl_crop.evaluation.fuzz.checks import check, check_consistent, check_finite, moving, optimizers_of
+from rl_crop.evaluation.fuzz.checks import check, check_consistent, check_finite, check_same, moving, optimizers_of, state
 from rl_crop.evaluation.fuzz.drawing import Combination
-from rl_crop.evaluation.fuzz.ways import n_steps_of, observations_of
-from rl_crop.sb3.prune import plan_policy_pruning
+from rl_crop.evaluation.fuzz.ways import SCORING, n_steps_of, observations_of
+from rl_crop.sb3.prune import plan_policy_pruning, prune_policy
 
 
 def check_alive(model: BaseAlgorithm, chosen: Combination) -> None:
@@ -34,8 +35,11 @@ def check_alive(model: BaseAlgorithm, chosen: Combination) -> None:
         _train_policy(model.policy)
     check_consistent(agent)
     if not bare:
-        _check_saved(model, observations)
-    elif chosen.share is None:  # policy.save of Stable-Baselines3 forgets share_features_extractor
+        loaded = _check_saved(model, observations)
+        if chosen.again:
+            _prune_again(loaded)
+            _check_saved(loaded, observations)
+    elif chosen.share is None and not chosen.lstm:  # policy.save forgets share_features_extractor and the size of the LSTM
         _check_saved_policy(model.policy, observations)
 
 
@@ -59,7 +63,7 @@ def _train_policy(policy: BasePolicy) -> None:
     check_finite(policy)
 
 
-def _check_saved(model: BaseAlgorithm, observations: Any) -> None:
+def _check_saved(model: BaseAlgorithm, observations: Any) -> BaseAlgorithm:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.zip"
         model.save(path)
@@ -68,6 +72,18 @@ def _check_saved(model: BaseAlgorithm, observations: Any) -> None:
     check(loaded.pruning_history == model.pruning_history, "the history was not saved")  # type: ignore[attr-defined]
     _train(loaded)
     check_consistent(loaded)
+    return loaded
+
+
+def _prune_again(model: BaseAlgorithm) -> None:
+    """A second event; where too few units are left for it, it is refused."""
+    before = state(model)
+    try:
+        prune_policy(model, 0.3, criterion="magnitude", compensation="bias", **SCORING)
+    except PruningError as error:
+        check("cannot be reached" in str(error), f"a second event was refused: {error}")
+        check_same(before, state(model), "a refusal")
+    check_consistent(model)
 
 
 def _check_saved_policy(policy: BasePolicy, observations: Any) -> None:

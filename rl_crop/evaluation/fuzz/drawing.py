@@ -25,6 +25,7 @@ WITHOUT_GRADIENT = ("synflow", "magnitude", "random", "span")
 WAYS = {
     "prune_policy": ("one_shot", "iterative"),
     "plan": ("one_shot",),
+    "late_plan": ("one_shot",),
     "callback": ("one_shot", "iterative", "gradual"),
     "policy": ("one_shot", "iterative"),
 }
@@ -52,7 +53,10 @@ class Combination:
     :param n_critics: of an off-policy actor-critic.
     :param n_steps: of the returns in the replay buffer.
     :param lstm: which networks of a recurrent agent remember: ``"both"``, ``"shared"`` or ``"actor"``.
-    :param way: ``"prune_policy"``, ``"plan"`` (then ``apply``), ``"callback"`` or ``"policy"`` (the bare policy).
+    :param way: ``"prune_policy"``, ``"plan"`` (then ``apply``), ``"late_plan"`` (trains on between the two), ``"callback"`` or
+        ``"policy"`` (the bare policy).
+    :param batches: that a bare policy is given: ``"samples"`` of a buffer, ``"mapping"`` or ``"observations"`` alone.
+    :param again: whether the agent is pruned once more after it was loaded.
     :param schedule: of the cut.
     :param when: of a callback.
     :param sparsity: one number, or by network.
@@ -78,6 +82,8 @@ class Combination:
     n_steps: int
     lstm: str
     way: str
+    batches: str
+    again: bool
     schedule: str
     when: str | float | int
     sparsity: float | dict[str, float]
@@ -95,10 +101,17 @@ def draw(seed: int, attempt: int = 0) -> Combination:
     algorithm = rng.choice(ALGORITHMS)
     policy = "Mlp" if algorithm in ("ARS", "CrossQ") else rng.choices(("Mlp", "Cnn", "MultiInput"), (5, 3, 3))[0]
     observations, actions = rng.choice(OBSERVATIONS[policy]), rng.choice(ACTIONS[algorithm])
+    own_extractor = algorithm != "ARS" and rng.random() < 0.3
+    share = None if algorithm in (*Q_LEARNING, "ARS") else rng.choice((None, True, False))
+    shared = algorithm in ON_POLICY if share is None else share
+    names = ["critic"] if algorithm in Q_LEARNING else ["actor"] if algorithm == "ARS" else ["actor", "critic"]
+    if shared and (own_extractor or observations in ("image", "mixed")):
+        names.append("features")
     replay = algorithm in (*CONTINUOUS, *Q_LEARNING)
+    sparsity, networks = _sparsity(rng, names)
+    settings = _settings(rng, algorithm, by_network=networks is not None or isinstance(sparsity, dict))
     way = rng.choice(list(WAYS))
-    schedule = rng.choice(WAYS[way])
-    sparsity, networks = _sparsity(rng, algorithm)
+    free = algorithm == "ARS" or settings["criterion"] in WITHOUT_GRADIENT
     return Combination(
         seed=seed,
         attempt=attempt,
@@ -108,8 +121,8 @@ def draw(seed: int, attempt: int = 0) -> Combination:
         actions=actions,
         n_envs=rng.choice((1, 1, 2, 3)),
         normalize=observations != "number" and rng.random() < 0.3,
-        own_extractor=algorithm != "ARS" and rng.random() < 0.3,
-        share=None if algorithm in (*Q_LEARNING, "ARS") else rng.choice((None, True, False)),
+        own_extractor=own_extractor,
+        share=share,
         net_arch=_net_arch(rng, algorithm),
         activation=rng.choice(ACTIVATIONS),
         optimizer="default" if algorithm == "ARS" else rng.choice(OPTIMIZERS),
@@ -118,11 +131,13 @@ def draw(seed: int, attempt: int = 0) -> Combination:
         n_steps=3 if replay and policy != "MultiInput" and rng.random() < 0.25 else 1,
         lstm=rng.choice(("both", "shared", "actor")) if algorithm == "RecurrentPPO" else "",
         way=way,
-        schedule=schedule,
+        batches=rng.choice(("samples", "mapping", *(["observations"] if free else []))) if way == "policy" else "",
+        again=way != "policy" and rng.random() < 0.3,
+        schedule="one_shot" if settings["compensation"] == "distill" else rng.choice(WAYS[way]),  # it is slow
         when=rng.choice(("lazy", "epi", 0.4, 40)) if way == "callback" else "",
         sparsity=sparsity,
         networks=networks,
-        settings=_settings(rng, algorithm, by_network=networks is not None or isinstance(sparsity, dict)),
+        settings=settings,
     )
 
 
@@ -139,16 +154,15 @@ def _net_arch(rng: random.Random, algorithm: str) -> Any:
     return {"pi": side(), "qf" if algorithm in CONTINUOUS else "vf": side()}
 
 
-def _sparsity(rng: random.Random, algorithm: str) -> tuple[float | dict[str, float], list[str] | None]:
+def _sparsity(rng: random.Random, names: list[str]) -> tuple[float | dict[str, float], list[str] | None]:
     def share() -> float:
         low, high = rng.choices(((0.0, 0.0), (0.01, 0.5), (0.5, 0.9), (0.9, 0.99)), (1, 6, 10, 2))[0]
         return round(rng.uniform(low, high), 3)
 
-    names = ["critic"] if algorithm in Q_LEARNING else ["actor"] if algorithm == "ARS" else ["actor", "critic"]
     form = rng.choices(("number", "networks", "mapping"), (6, 1, 1))[0]
     if form == "mapping":
         return {name: share() for name in names}, None
-    return share(), [rng.choice(names)] if form == "networks" else None
+    return share(), rng.sample(names, rng.randint(1, len(names))) if form == "networks" else None
 
 
 def _settings(rng: random.Random, algorithm: str, by_network: bool) -> dict[str, Any]:

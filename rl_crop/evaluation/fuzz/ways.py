@@ -44,14 +44,17 @@ def way_of(model: BaseAlgorithm, chosen: Combination) -> tuple[Callable[[], Cut]
     """
     settings: dict[str, Any] = {"networks": chosen.networks, **chosen.settings, "seed": chosen.seed}
     if chosen.way == "plan":
-        return lambda: _plan_and_apply(model, chosen.sparsity, settings), None
+        return lambda: _plan_and_apply(model, chosen, settings), None
+    if chosen.way == "late_plan":
+        watch = Watch()
+        return lambda: _plan_and_apply(model, chosen, settings, watch), watch
     if chosen.way == "callback":
         watch = Watch()
         return lambda: _learn(model, chosen, settings, watch), watch
     settings |= {"schedule": chosen.schedule}
     if chosen.way == "prune_policy":
         return lambda: _described(prune_policy(model, chosen.sparsity, **settings, **SCORING)), None
-    batches = _batches(model)  # drawn here: they move the generators
+    batches = _batches(model, chosen.batches)  # drawn here: they move the generators
     return lambda: _described(prune_policy(model.policy, chosen.sparsity, batches=batches, ent_coef=0.01, **settings)), None
 
 
@@ -59,10 +62,12 @@ def _described(report: PruningReport) -> Cut:
     return report.widths, report.n_params_after
 
 
-def _plan_and_apply(model: BaseAlgorithm, sparsity: Any, settings: dict[str, Any]) -> Cut:
+def _plan_and_apply(model: BaseAlgorithm, chosen: Combination, settings: dict[str, Any], watch: Watch | None = None) -> Cut:
     before = state(model)
-    plan = plan_policy_pruning(model, sparsity, **settings, **SCORING)
+    plan = plan_policy_pruning(model, chosen.sparsity, **settings, **SCORING)
     check_same(before, state(model), "a plan")
+    if watch is not None:
+        model.learn(n_steps_of(model), callback=watch, reset_num_timesteps=False)
     return _described(plan.apply())
 
 
@@ -81,13 +86,17 @@ def _learn(model: BaseAlgorithm, chosen: Combination, settings: dict[str, Any], 
     return widths, history[-1]["n_params_after"]
 
 
-def _batches(model: BaseAlgorithm) -> list[Any]:
+def _batches(model: BaseAlgorithm, form: str) -> list[Any]:
     if isinstance(model, OnPolicyAlgorithm):
-        return list(model.rollout_buffer.get(8))[:3]
-    if isinstance(model, OffPolicyAlgorithm):
+        batches: list[Any] = list(model.rollout_buffer.get(8))[:3]
+    elif isinstance(model, OffPolicyAlgorithm):
         assert model.replay_buffer is not None
-        return [model.replay_buffer.sample(32, env=model.get_vec_normalize_env()) for _ in range(2)]
-    return [model.policy.obs_to_tensor(observations_of(model))[0] for _ in range(2)]
+        batches = [model.replay_buffer.sample(32, env=model.get_vec_normalize_env()) for _ in range(2)]
+    else:  # it keeps none
+        return [model.policy.obs_to_tensor(observations_of(model))[0] for _ in range(2)]
+    if form == "mapping":
+        return [batch._asdict() for batch in batches]
+    return [batch.observations for batch in batches] if form == "observations" else batches
 
 
 def observations_of(model: BaseAlgorithm, n: int = 6) -> Any:
