@@ -2,9 +2,12 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch as th
+
+from rl_crop.core.errors import PruningError
 
 SETTLED = 0.3
 """Default κ of :class:`LazyTrigger`."""
@@ -55,6 +58,25 @@ class LazyTrigger:
             self.below[name] = self.below[name] + 1 if self.ratio[name] < self.kappa else 0
         return bool(self.below) and all(count >= self.patience for count in self.below.values())
 
+    def state_dict(self) -> dict[str, Any]:
+        """:return: what has been seen so far, by network: numbers, and θ_0 as a tensor on the CPU."""
+        counters = {name: dict(getattr(self, name)) for name in ("distance", "largest", "below", "ratio")}
+        return {"start": {name: tensor.cpu() for name, tensor in self.start.items()}, **counters}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from what another trigger of the same networks has seen.
+
+        :param state: its :meth:`state_dict`.
+        :raises PruningError: it is of other networks, or of other shapes; nothing was changed.
+        """
+        sizes = {name: tensor.numel() for name, tensor in self.start.items()}
+        if {name: tensor.numel() for name, tensor in state["start"].items()} != sizes:
+            raise PruningError("a trigger has watched networks of other names or shapes.")
+        self.start = {name: state["start"][name].to(tensor) for name, tensor in self.start.items()}
+        self.distance, self.largest = dict(state["distance"]), dict(state["largest"])
+        self.below, self.ratio = dict(state["below"]), dict(state["ratio"])
+
 
 def _flat(tensors: Sequence[th.Tensor]) -> th.Tensor:
     return th.cat([tensor.detach().flatten() for tensor in tensors])
@@ -92,6 +114,20 @@ class EarlyPruningIndicator:
         fires = len(self.values) == self.memory and self.value >= max(self.threshold, *self.values)
         self.values.append(self.value)
         return fires
+
+    def state_dict(self) -> dict[str, Any]:
+        """:return: what has been seen so far: proposals, oldest first, and the indicator's values."""
+        proposals = [dict(widths) for widths in self.proposals]
+        return {"proposals": proposals, "values": list(self.values), "value": self.value}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from what another indicator has seen.
+
+        :param state: its :meth:`state_dict`.
+        """
+        self.proposals, self.values = deque(state["proposals"], self.memory), deque(state["values"], self.memory)
+        self.value = state["value"]
 
 
 def structure_similarity(first: Mapping[str, int], second: Mapping[str, int]) -> float:

@@ -2,26 +2,27 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan
-from rl_crop.core.report import PruningReport
 from rl_crop.core.schedules import SCHEDULES
-from rl_crop.core.settings import Settings
-from rl_crop.core.steps import apply_steps, merge_reports, step_targets
+from rl_crop.core.settings import Settings, Target
+from rl_crop.core.steps import apply_steps, step_targets
+from rl_crop.sb3.arguments import check_choices, check_counts, check_seed
 from rl_crop.sb3.best_models import keep_dense_best
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches, first_data, replay_batches
-from rl_crop.sb3.prune import check_criterion, plan_policy_pruning, prunable_parameters, remember, target_by_network
+from rl_crop.sb3.history import History
+from rl_crop.sb3.prune import check_criterion, plan_policy_pruning, prunable_parameters, target_by_network
 from rl_crop.sb3.random_search import between_updates, refuse_workers
 from rl_crop.sb3.timing import Timetable
-
-SOURCE = "PruningCallback"
+from rl_crop.sb3.watch_state import WatchState
 
 
 class PruningCallback(BaseCallback):
@@ -32,6 +33,13 @@ class PruningCallback(BaseCallback):
     trains on its own data; off-policy agents are scored on replay samples, never before ``learning_starts``. The event
     is recorded in ``model.pruning_history``, and an event of the same networks that is recorded there is not repeated
     after a resume. In a list of callbacks its place does not matter; inside another callback it does not work.
+
+    Until the last event ``model.pruning_state``, and so every zip, holds what has been seen so far (the weights a trigger
+    compares with, its counters, the scoring data of on-policy agents up to 16 MiB): ``load`` and ``learn(steps_left,
+    reset_num_timesteps=False)`` with a callback of the same arguments go on from there. Where the agent was saved between two
+    rollouts (``_on_rollout_start``), and environment, replay buffer and global generators are put back, that equals the run
+    that was not stopped, bit for bit. ``CheckpointCallback`` saves within a rollout, which Stable-Baselines3 forgets: the next
+    rollout starts at the checkpoint, and an on-policy agent is cut up to one rollout later.
 
     :param sparsity: share of each network's prunable parameters to remove, in [0, 1): one number, or by network.
     :param criterion: name of the criterion, or a function of a ``Scoring``.
@@ -92,7 +100,6 @@ class PruningCallback(BaseCallback):
         self.timetable: Timetable | None = None
         self._plan: PruningPlan | None = None
         self._batches: list[Any] = []
-        self._own: frozenset[str] = frozenset()
         self._next_check = self._retry_at = self._planned_at = 0
 
     def _init_callback(self) -> None:
@@ -109,39 +116,47 @@ class PruningCallback(BaseCallback):
         self._seed = int(self.seed if self.seed is not None else (self.model.seed or 0))
         watched = prunable_parameters(self.model)
         given = target_by_network(self.sparsity, self.networks)
-        self._own = frozenset(given if isinstance(given, Mapping) else watched)
+        own = frozenset(given if isinstance(given, Mapping) else watched)
+        about = {"criterion": Settings(**self.settings).criterion_name, "when": self.when, "sparsity": given}
+        about |= {"schedule": self.schedule, "n_events": self.n_events}
+        self._history, self._state = History(self.model, own), WatchState(self.model, own, self.settings | about)
         timetable = Timetable(
-            self.when, self.until, self.earliest, self.latest, self.n_events, self._budget,
-            first_data(self.model, self.batch_size), self._events(),
+            self.when, self.until, self.earliest, self.latest, self.n_events, self.model._total_timesteps,
+            first_data(self.model, self.batch_size), self._history.events,
         )  # fmt: skip
         if timetable.finished:
+            self._state.clear()
             self.logger.info("The agent has been pruned already (model.pruning_history): it is not pruned again.")
             return
         self.timetable = timetable
         # A plan that needs no data shows whether networks and sparsity are possible.
         self._proposal()
         check_criterion(self.model, self.settings["criterion"])
-        timetable.watch({name: tensors for name, tensors in watched.items() if name in self._own})
+        timetable.watch({name: tensors for name, tensors in watched.items() if name in own})
         if not hasattr(self.model, "pruning_history"):
             self.model.pruning_history = []  # type: ignore[attr-defined]
+        recorded = self._state.restore(timetable, self.memory)
+        if recorded is not None:
+            self._next_check, self._retry_at = recorded["next_check"], recorded["retry_at"]
+            if recorded["scores"] and self.memory.parts and recorded["planned_at"] == self._history.n_cuts:
+                self._prepare(recorded["scores"])
+        self._record()
+
+    def _record(self) -> None:
+        """Keep in the agent what a resumed run has to know."""
+        assert self.timetable is not None
+        if self.timetable.n_done >= self.n_events:
+            return self._state.clear()
+        times = {"next_check": self._next_check, "retry_at": self._retry_at, "planned_at": self._planned_at}
+        self._state.write(self.timetable, self.memory, self._plan, times)
 
     def _check_arguments(self) -> None:
         self._init_callback()  # a list sets the parent later
         Settings(**self.settings)
         target_by_network(self.sparsity, self.networks)
-        for name, value, allowed in (("schedule", self.schedule, SCHEDULES), ("on_error", self.on_error, ("raise", "warn"))):
-            if value not in allowed:
-                raise PruningError(f"{name}={value!r} is not one of {list(allowed)}.")
-        for name in ("n_events", "n_batches", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise PruningError(f"{name}={value!r} must be an integer of at least 1.")
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0):
-            raise PruningError(f"seed={self.seed!r} must be an integer of at least 0, or None for the model's own.")
-
-    @property
-    def _budget(self) -> int:
-        return self.model._total_timesteps
+        check_choices({"schedule": (self.schedule, SCHEDULES), "on_error": (self.on_error, ("raise", "warn"))})
+        check_counts({name: getattr(self, name) for name in ("n_events", "n_batches", "batch_size")})
+        check_seed(self.seed)
 
     @property
     def _on_policy(self) -> bool:
@@ -167,17 +182,18 @@ class PruningCallback(BaseCallback):
                 between_updates(self.model, lambda: self._attempt(self._cut))
 
     def _on_step(self) -> bool:
+        self._state.stamp()
         return True
 
     def _on_training_end(self) -> None:
         """An event still pending happens now; of a gradual schedule, all that is left at once."""
-        if self.timetable is None or self.timetable.finished:
-            return
-        if self._plan is None or self._event() < self.n_events - 1:
-            self.timetable.finish()
-            self._attempt(lambda: self._prepare(at_end=True), last_chance=True)
-        if self._plan is not None:
-            self._attempt(self._cut, last_chance=True)
+        if self.timetable is not None and not self.timetable.finished:
+            if self._plan is None or self._event() < self.n_events - 1:
+                self.timetable.finish()
+                self._attempt(lambda: self._prepare(at_end=True), last_chance=True)
+            if self._plan is not None:
+                self._attempt(self._cut, last_chance=True)
+        self._state.clear()
 
     def _look(self) -> None:
         """Check the timetable, and score if an event is due."""
@@ -196,6 +212,8 @@ class PruningCallback(BaseCallback):
                 self.logger.record(f"pruning/{name}", value)
         if due:
             self._attempt(self._prepare)
+        else:
+            self._record()
 
     def _attempt(self, action: Callable[[], None], last_chance: bool = False) -> None:
         """Do one part of an event; what fails for want of data is tried again until the deadline."""
@@ -209,13 +227,16 @@ class PruningCallback(BaseCallback):
                 if self.on_error == "raise":
                     raise
                 self.timetable.give_up()
+                self.memory.clear()
             warnings.warn(f"No pruning at {self.num_timesteps} steps: {error}", stacklevel=2)
+        self._record()
 
-    def _prepare(self, at_end: bool = False) -> None:
-        """Score and plan (of an iterative event, the first step)."""
+    def _prepare(self, scores: Mapping[str, th.Tensor] | None = None, at_end: bool = False) -> None:
+        """Score and plan (of an iterative event, the first step), or plan with the scores of an earlier part of the run."""
         self._batches = self._data(at_end)
-        self._plan = self._plan_for(step_targets(self._targets(self._event()), self._steps())[0])
-        self._planned_at = len(getattr(self.model, "pruning_history", []))
+        plan = self._plan_for(self._step_targets()[0], **({} if scores is None else {"criterion": lambda scoring: scores}))
+        self._plan = replace(plan, settings=replace(plan.settings, criterion=self.settings["criterion"]))
+        self._planned_at = self._history.n_cuts
 
     def _data(self, at_end: bool) -> list[Any]:
         if self._on_policy and at_end and not self.memory.parts:  # training stopped before the end of a rollout
@@ -233,42 +254,31 @@ class PruningCallback(BaseCallback):
         assert self.timetable is not None
         return self.timetable.n_done
 
-    def _steps(self) -> str:
-        return "iterative" if self.schedule == "iterative" else "one_shot"
+    def _step_targets(self) -> list[Target]:
+        return step_targets(self._targets(self._event()), "iterative" if self.schedule == "iterative" else "one_shot")
 
-    def _targets(self, event: int) -> float | dict[str, float]:
+    def _targets(self, event: int) -> Target:
         """What an event removes of the network as it is now, given what earlier events removed."""
         assert self.timetable is not None
         given = target_by_network(self.sparsity, self.networks)
-        reached = self._events()[-1]["reached"] if self._events() else {}
-        if isinstance(given, Mapping):
-            return {name: self.timetable.share(event, share, reached.get(name, 0.0)) for name, share in given.items()}
-        if self.settings["scope"] == "global" or not reached:
-            return self.timetable.share(event, given, reached.get("total", 0.0))
-        return {name: self.timetable.share(event, given, share) for name, share in reached.items()}
+        return self.timetable.targets(event, given, self._history.reached, self.settings["scope"] == "global")
 
-    def _plan_for(self, target: Any) -> PruningPlan:
-        return plan_policy_pruning(self.model, target, batches=self._batches, seed=self._seed + self._event(), **self.settings)
+    def _plan_for(self, target: Any, **changed: Any) -> PruningPlan:
+        settings = self.settings | {"seed": self._seed + self._event()} | changed
+        return plan_policy_pruning(self.model, target, batches=self._batches, **settings)
 
     def _proposal(self) -> PruningPlan:
         """What magnitude would leave in the end: needs no data and is cheap."""
         settings = self.settings | {"criterion": "magnitude", "compensation": "none"}
         return plan_policy_pruning(self.model, self._targets(self.n_events - 1), **settings)
 
-    def _events(self) -> list[dict[str, Any]]:
-        """Events of the same networks by this callback, or by one like it before a resume."""
-        history = getattr(self.model, "pruning_history", [])
-        own = [entry for entry in history if entry.get("source") == SOURCE]
-        return [entry for entry in own if self._own & set(entry.get("networks", self._own))]
-
     def _cut(self) -> None:
         assert self._plan is not None and self.timetable is not None
         plan, event = self._plan, self._event()
         self._plan = None
-        targets = step_targets(self._targets(event), self._steps())
-        if self._planned_at != len(getattr(self.model, "pruning_history", [])):  # something else has cut the agent since
+        targets = self._step_targets()
+        if self._planned_at != self._history.n_cuts:  # something else has cut the agent since
             plan = self._plan_for(targets[0])
-        earlier = self._events()[-1]["reached"] if self._events() else {}
         applied: list[PruningPlan] = []
 
         def plan_for(target: Any) -> PruningPlan:
@@ -276,34 +286,10 @@ class PruningCallback(BaseCallback):
             return applied[-1]
 
         report = apply_steps(plan_for, targets, first=plan)
-        remaining = {name: 1.0 - share for name, share in earlier.items()}
-        for step in (plan, *applied):
-            for name, share in step.budget_sparsity.items():
-                remaining[name] = remaining.get(name, 1.0) * (1.0 - share)
-        reached = {name: 1.0 - share for name, share in remaining.items()}
-        remember(
-            self.model, report, source=SOURCE, networks=sorted(self._own), event=event, n_events=self.n_events,
-            decided_by=self.timetable.decided_by, reached=reached,
-        )  # fmt: skip
+        facts = {"event": event, "n_events": self.n_events, "decided_by": self.timetable.decided_by}
+        self._history.add(report, (plan, *applied), **facts)
         self.memory.clear()
         self._batches = []
         self.timetable.done()
-        self._announce(reached)
-        keep_dense_best(self.locals.get("callback"), len(self._events()) - 1)
-
-    def _announce(self, reached: Mapping[str, float]) -> None:
-        """Log and print what is gone in all, of the agent as it was before its first event."""
-        names = [item.name for item in fields(PruningReport)]
-        events = self._events()
-        report = merge_reports([PruningReport(**{name: entry[name] for name in names}) for entry in events])
-        self.logger.record("pruning/sparsity", report.sparsity["total"])
-        self.logger.record("pruning/n_params", report.n_params_after)
-        self.logger.record("pruning/flops", report.flops_after)
-        self.logger.record("pruning/seconds", events[-1]["seconds"])
-        for name, (_, after) in report.widths.items():
-            self.logger.record(f"pruning/units/{name}", after)
-        assert self.timetable is not None
-        if self.verbose and self.timetable.finished:
-            gone = ", ".join(f"{name} {share:.1%}" for name, share in reached.items())
-            print(f"Pruned at {self.num_timesteps:,} steps ({self.timetable.decided_by}); gone in all: {gone}")
-            print(report)
+        self._history.announce(printed=self.verbose > 0 and self.timetable.finished)
+        keep_dense_best(self.locals.get("callback"), len(self._history.events) - 1)

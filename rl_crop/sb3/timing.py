@@ -8,6 +8,7 @@ import torch as th
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.schedules import gradual_sparsities, relative_sparsity
+from rl_crop.core.settings import Target
 from rl_crop.core.triggers import EarlyPruningIndicator, LazyTrigger
 
 TRIGGERS = ("lazy", "epi")
@@ -60,6 +61,7 @@ class Timetable:
         self.decided_by = "fixed"
         if past and self.first is None:  # the trigger has fired in an earlier part of the run
             self.first, self.decided_by = past[0]["timesteps"], past[-1]["decided_by"]
+        self._every = max(MIN_INTERVAL, budget // CHECKS)
         self._given_up = False
         self._settled_early = False
         self._lazy: LazyTrigger | None = None
@@ -86,7 +88,7 @@ class Timetable:
 
     def interval(self, on_policy: bool) -> int:
         """:return: timesteps from one check to the next."""
-        return 1 if on_policy else max(MIN_INTERVAL, self.budget // CHECKS)
+        return 1 if on_policy else self._every
 
     def reached(self, now: int) -> bool:
         """:return: whether an event is due whatever the trigger says."""
@@ -134,6 +136,30 @@ class Timetable:
         values = {f"distance/{name}": value for name, value in self._lazy.distance.items()}
         return values | {f"ratio/{name}": value for name, value in self._lazy.ratio.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """
+        :return: what a later part of the run has to know: plain numbers, strings and lists, and tensors where a trigger
+            still watches weights. Times given in the arguments are not in it: they follow from the budget of that part.
+        """
+        names = ("first", "decided_by", "_every", "_given_up", "_settled_early")
+        state: dict[str, Any] = {name.lstrip("_"): getattr(self, name) for name in names}
+        if self.first is None:
+            state["trigger"] = (self._indicator if self._lazy is None else self._lazy).state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from the state of an earlier part of the run, under the same rule.
+
+        :param state: its :meth:`state_dict`.
+        :raises PruningError: a trigger watched other networks or shapes; nothing was changed.
+        """
+        if "trigger" in state and self.first is None:
+            (self._indicator if self._lazy is None else self._lazy).load_state_dict(state["trigger"])
+        if "trigger" not in state and self.rule != "fixed":
+            self.first, self.decided_by = state["first"], state["decided_by"]
+        self._every, self._given_up, self._settled_early = state["every"], state["given_up"], state["settled_early"]
+
     def done(self) -> None:
         """One event has happened."""
         self.n_done += 1
@@ -146,6 +172,20 @@ class Timetable:
     def give_up(self) -> None:
         """No further event."""
         self._given_up = True
+
+    def targets(self, event: int, given: Target, reached: Mapping[str, float], joint: bool) -> Target:
+        """
+        :param event: number of an event.
+        :param given: sparsity, one number or by network.
+        :param reached: share of the original that is gone; empty before the first event.
+        :param joint: whether all networks have one budget, ``"total"``.
+        :return: what the event removes of the networks as they are.
+        """
+        if isinstance(given, Mapping):
+            return {name: self.share(event, share, reached.get(name, 0.0)) for name, share in given.items()}
+        if joint or not reached:
+            return self.share(event, given, reached.get("total", 0.0))
+        return {name: self.share(event, given, share) for name, share in reached.items()}
 
     def share(self, event: int, sparsity: float, reached: float) -> float:
         """:return: what an event removes of the network as it is, given the share of the original that is gone."""

@@ -1,0 +1,77 @@
+"""The events of one callback, as ``model.pruning_history`` tells them."""
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from rl_crop.core.plan import PruningPlan
+from rl_crop.core.report import PruningReport
+from rl_crop.core.steps import merge_reports
+from rl_crop.sb3.prune import remember
+
+SOURCE = "PruningCallback"
+
+
+class History:
+    """
+    What a callback, or one like it before a resume, has done to an agent.
+
+    :param model: the agent.
+    :param networks: what the callback prunes.
+    """
+
+    def __init__(self, model: BaseAlgorithm, networks: frozenset[str]) -> None:
+        self.model, self.networks = model, networks
+
+    @property
+    def n_cuts(self) -> int:
+        """All that the agent has been through, whoever cut it."""
+        return len(getattr(self.model, "pruning_history", []))
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Events of the same networks."""
+        own = [entry for entry in getattr(self.model, "pruning_history", []) if entry.get("source") == SOURCE]
+        return [entry for entry in own if self.networks & set(entry.get("networks", self.networks))]
+
+    @property
+    def reached(self) -> dict[str, float]:
+        """Share of the original that is gone, by network (``"total"`` under ``scope="global"``); empty before any."""
+        return dict(self.events[-1]["reached"]) if self.events else {}
+
+    def add(self, report: PruningReport, plans: Iterable[PruningPlan], **facts: Any) -> None:
+        """
+        Record an event.
+
+        :param report: its report.
+        :param plans: the plans that were applied, in order.
+        :param facts: whatever else is to be known.
+        """
+        remaining = {name: 1.0 - share for name, share in self.reached.items()}
+        for plan in plans:
+            for name, share in plan.budget_sparsity.items():
+                remaining[name] = remaining.get(name, 1.0) * (1.0 - share)
+        reached = {name: 1.0 - share for name, share in remaining.items()}
+        remember(self.model, report, source=SOURCE, networks=sorted(self.networks), reached=reached, **facts)
+
+    def announce(self, printed: bool) -> None:
+        """
+        Say what is gone in all, of the agent as it was before its first event: in the log as ``pruning/...``.
+
+        :param printed: whether to print the report too.
+        """
+        last, logger = self.events[-1], self.model.logger
+        names = [item.name for item in fields(PruningReport)]
+        report = merge_reports([PruningReport(**{name: event[name] for name in names}) for event in self.events])
+        logger.record("pruning/sparsity", report.sparsity["total"])
+        logger.record("pruning/n_params", report.n_params_after)
+        logger.record("pruning/flops", report.flops_after)
+        logger.record("pruning/seconds", last["seconds"])
+        for name, (_, after) in report.widths.items():
+            logger.record(f"pruning/units/{name}", after)
+        if printed:
+            gone = ", ".join(f"{name} {share:.1%}" for name, share in last["reached"].items())
+            print(f"Pruned at {last['timesteps']:,} steps ({last['decided_by']}); gone in all: {gone}")
+            print(report)
