@@ -62,6 +62,12 @@ def check_same(before: Mapping[str, Any], after: Mapping[str, Any], what: str) -
     check(not names, f"{what} changed {names[:5]}")
 
 
+def check_same_objects(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """:raises CheckError: a parameter is another object than before, or optimizers hold other ones: it would not train on."""
+    kept = [{name: state[name] for name in state if name.endswith((".identity", " parameters"))} for state in (before, after)]
+    check_same(kept[0], kept[1], "pruning replaced objects and")
+
+
 def _copied(value: Any) -> Any:
     """Plain values as they are, tensors and arrays by shape and bytes (NaN equals NaN), other objects by identity."""
     if isinstance(value, th.Tensor):

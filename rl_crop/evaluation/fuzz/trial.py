@@ -15,7 +15,7 @@ from rl_crop.core.errors import PruningError
 from rl_crop.evaluation.fuzz.accounting import Account
 from rl_crop.evaluation.fuzz.alive import check_alive
 from rl_crop.evaluation.fuzz.building import build
-from rl_crop.evaluation.fuzz.checks import CheckError, check, check_finite, check_same, generators, state
+from rl_crop.evaluation.fuzz.checks import CheckError, check, check_finite, check_same, check_same_objects, generators, state
 from rl_crop.evaluation.fuzz.drawing import Combination, draw
 from rl_crop.evaluation.fuzz.ways import n_steps_of, way_of
 
@@ -95,6 +95,7 @@ def _judge(model: BaseAlgorithm, chosen: Combination) -> Outcome:
         if report is None:
             _check_reason(reason, account)
             return outcome("refused", reason)
+        check_same_objects(before, state(agent))
         check(account.refused() is None, f"pruned, although {account.refused()}")
         check(account.reachable() is not False, "pruned, although the sparsity is out of reach")
         account.check_cut(model.policy, *report)
