@@ -268,9 +268,11 @@ def _unmoved(model: Any) -> Iterator[None]:
             if normalize is not None:
                 normalize.training = False
             model.ep_info_buffer, model.ep_success_buffer = _Discard(), _Discard()
+            model._on_step = lambda: None  # DQN's moves the target network and the exploration rate
             model._total_timesteps = max(model._total_timesteps, 1)  # progress is computed by it
             yield
         finally:
+            vars(model).pop("_on_step", None)
             for name, value in kept.items():
                 setattr(model, name, value)
             if normalize is not None:
