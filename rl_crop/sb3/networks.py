@@ -24,6 +24,7 @@ class Hyperparameters:
     :param gamma: discount factor.
     :param ent_coef: weight of the entropy.
     :param vf_coef: weight of the value loss, where a shared extractor learns from both losses.
+    :param normalize_advantage: whether advantages are normalised over a batch.
     :param target_policy_noise: standard deviation of the noise on target actions (TD3).
     :param target_noise_clip: its bound (TD3).
     :param top_quantiles_to_drop_per_net: quantiles left out of the target (TQC).
@@ -32,6 +33,7 @@ class Hyperparameters:
     gamma: float = 0.99
     ent_coef: float = 0.0
     vf_coef: float = 0.5
+    normalize_advantage: bool = True
     target_policy_noise: float = 0.2
     target_noise_clip: float = 0.5
     top_quantiles_to_drop_per_net: int = 2
@@ -41,6 +43,7 @@ class Hyperparameters:
         """:return: those of an algorithm; ``given`` ones that are not ``None`` come first."""
         found = {name: getattr(model, name) for name in cls.__dataclass_fields__ if hasattr(model, name)}
         found["ent_coef"] = entropy_coefficient(model)
+        found.setdefault("vf_coef", 0.0)  # TRPO trains a shared extractor with the policy loss alone
         return cls(**found | {name: value for name, value in given.items() if value is not None})
 
 

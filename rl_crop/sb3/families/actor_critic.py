@@ -87,7 +87,7 @@ def assemble(
         return policy.action_net(latent_pi), policy.value_net(latent_vf)
 
     def actor_loss(batch: Any) -> th.Tensor:
-        return policy_gradient_loss(policy, latents(batch.observations, critic=False)[0], batch, hyper.ent_coef)
+        return policy_gradient_loss(policy, latents(batch.observations, critic=False)[0], batch, hyper)
 
     def critic_loss(batch: Any) -> th.Tensor:
         needs(batch, "returns")
@@ -95,7 +95,7 @@ def assemble(
 
     def whole_loss(batch: Any) -> th.Tensor:
         latent_pi, latent_vf = latents(batch.observations)
-        policy_loss = policy_gradient_loss(policy, latent_pi, batch, hyper.ent_coef)
+        policy_loss = policy_gradient_loss(policy, latent_pi, batch, hyper)
         return policy_loss + hyper.vf_coef * value_loss(policy.value_net(latent_vf), batch)
 
     def net_arch() -> dict[str, list[int]]:
@@ -128,14 +128,14 @@ def _features(policy: Any, observations: Any) -> list[th.Tensor]:
     return [BaseModel.extract_features(policy, observations, extractor) for extractor in extractors]
 
 
-def policy_gradient_loss(policy: Any, latent: th.Tensor | None, batch: Any, ent_coef: float) -> th.Tensor:
+def policy_gradient_loss(policy: Any, latent: th.Tensor | None, batch: Any, hyper: Hyperparameters) -> th.Tensor:
     """
     PPO's policy loss where old and new policy are the same, minus the entropy bonus.
 
     :param policy: the policy.
     :param latent: what its action head receives, shape (n, features).
     :param batch: with ``actions``, ``advantages`` and, for a maskable policy, ``action_masks``.
-    :param ent_coef: weight of the entropy.
+    :param hyper: weight of the entropy, and whether advantages are normalised.
     """
     needs(batch, "actions", "advantages")
     actions = batch.actions.reshape(len(batch.actions), *policy.action_space.shape)
@@ -146,12 +146,12 @@ def policy_gradient_loss(policy: Any, latent: th.Tensor | None, batch: Any, ent_
         distribution.apply_masking(batch.action_masks)
     log_prob = distribution.log_prob(actions)
     advantages = batch.advantages.flatten()
-    if len(advantages) > 1:
+    if hyper.normalize_advantage and len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     # Ratio 1 in value, the policy gradient in its derivative: data need not be of the policy of this very moment.
     loss = -(advantages * th.exp(log_prob - log_prob.detach())).mean()
     entropy = distribution.entropy()
-    return loss - ent_coef * (-log_prob if entropy is None else entropy).mean()
+    return loss - hyper.ent_coef * (-log_prob if entropy is None else entropy).mean()
 
 
 def value_loss(values: th.Tensor, batch: Any) -> th.Tensor:
