@@ -106,13 +106,14 @@ def _runs(forwards: Sequence[Forward], inputs: tuple[Any, Any]) -> list[Run]:
 
 
 def _targets(parts: PolicyNetworks, names: Mapping[int, str], inputs: tuple[Any, Any]) -> list[Copy]:
-    """The target networks of one policy, under the names of what they follow."""
-    copies = []
-    for module, target, forward in parts.targets:
+    """The target networks of one policy as one copy (they can share an extractor), under the names of what they follow."""
+    if not parts.targets:
+        return []
+    mirrored: dict[str, th.Tensor] = {}
+    for module, target, _ in parts.targets:
         own = named_tensors(target)
-        mirrored = {names[id(tensor)]: own[key] for key, tensor in named_tensors(module).items()}
-        copies.append(Copy(mirrored, _runs([forward], inputs), (target,)))
-    return copies
+        mirrored |= {names[id(tensor)]: own[key] for key, tensor in named_tensors(module).items()}
+    return [Copy(mirrored, _runs([run for *_, run in parts.targets], inputs), tuple(target for _, target, _ in parts.targets))]
 
 
 def _observations(policy: BasePolicy, samples: Sequence[Any]) -> tuple[Any, Any] | None:
