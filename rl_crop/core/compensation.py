@@ -22,7 +22,9 @@ from rl_crop.core.units import UnitGraph, module_of
 COMPENSATIONS = ("none", "bias", "least_squares", "distill")
 
 RIDGE = 1e-4
-"""Pull towards the plain cut, relative to the mean squared activation."""
+"""Pull towards the plain cut, relative to the variance of the activations."""
+ROUNDING = 1e-10
+"""Variance, relative to the mean square, that can be rounding in single precision: weights must not grow to explain it."""
 
 
 class Compensator:
@@ -117,16 +119,17 @@ def _refit(
     fitted = []
     for group in range(n_groups):
         x = patches[:, group] - (mean_in[group] if bias is not None else 0.0)
+        noise = ROUNDING * patches[:, group].square().sum(0).mean()
         y = wanted[:, group] - (mean_out[group] if bias is not None else 0.0)
-        fitted.append(plain[group] + _ridge(x, y - x @ plain[group].T).T if refit_weights else plain[group])
+        fitted.append(plain[group] + _ridge(x, y - x @ plain[group].T, noise).T if refit_weights else plain[group])
     new = th.stack(fitted)
     new_bias = (mean_out - th.einsum("gof,gf->go", new, mean_in)).reshape(-1) if bias is not None else th.zeros(())
     return new.reshape(weight.shape).to(weight.dtype), new_bias.to(weight.dtype)
 
 
-def _ridge(x: th.Tensor, residual: th.Tensor) -> th.Tensor:
+def _ridge(x: th.Tensor, residual: th.Tensor, noise: th.Tensor) -> th.Tensor:
     """:return: B that minimises ‖x B − residual‖² + ridge · ‖B‖², so that dead columns keep their plain weights."""
     gram = x.T @ x
-    strength = RIDGE * gram.diagonal().mean().clamp_min(1e-30)
+    strength = th.maximum(RIDGE * gram.diagonal().mean(), noise).clamp_min(1e-30)
     gram.diagonal().add_(strength)
     return th.linalg.solve(gram, x.T @ residual)
