@@ -165,11 +165,14 @@ def build(chosen: Combination) -> BaseAlgorithm:
         kwargs |= {"lstm_hidden_size": 8, "enable_critic_lstm": chosen.lstm == "both", "shared_lstm": chosen.lstm == "shared"}
     if name in ("QRDQN", "TQC"):
         kwargs["n_quantiles"] = 5
+    extra = copy.deepcopy(chosen.extra)
+    kwargs |= extra.pop("policy", {})
+    if "train_freq" in extra:
+        extra["train_freq"] = tuple(extra["train_freq"])
     policy = f"{chosen.policy}{'Lstm' if name == 'RecurrentPPO' else ''}Policy"
     sde = {"use_sde": True, "sde_sample_freq": 4} if chosen.use_sde else {}
-    return algorithm_class(name)(
-        policy, build_env(chosen), policy_kwargs=kwargs, seed=chosen.seed, device="cpu", **_options(chosen), **sde
-    )
+    options = _options(chosen) | sde | extra
+    return algorithm_class(name)(policy, build_env(chosen), policy_kwargs=kwargs, seed=chosen.seed, device="cpu", **options)
 
 
 def _options(chosen: Combination) -> dict[str, Any]:

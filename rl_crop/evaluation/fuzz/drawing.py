@@ -20,6 +20,27 @@ ACTIONS = {
 OBSERVATIONS = {"Mlp": ("vector", "vector", "number"), "Cnn": ("image",), "MultiInput": ("mixed", "vectors")}
 ACTIVATIONS = ("ReLU", "Tanh", "ELU", "SiLU", "GELU", "LeakyReLU", "Softplus", "Sigmoid")
 OPTIMIZERS = ("default", "Adam", "AdamW", "RMSprop", "SGD")
+NOISY: tuple[dict[str, Any], ...] = ({"policy": {"use_expln": True}}, {"policy": {"log_std_init": -1.0}})
+CLIPPED: tuple[dict[str, Any], ...] = ({"target_kl": 0.5}, {"clip_range_vf": 0.2}, {"normalize_advantage": False})
+REPLAYED: tuple[dict[str, Any], ...] = (
+    {"gradient_steps": -1},
+    {"train_freq": [1, "episode"]},
+    {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}},
+)
+EXTRAS: dict[str, tuple[dict[str, Any], ...]] = {
+    **dict.fromkeys(ON_POLICY, ({"policy": {"ortho_init": False}}, {"max_grad_norm": 1e-2}, {"gae_lambda": 1.0})),
+    **dict.fromkeys((*CONTINUOUS, *Q_LEARNING), REPLAYED),
+    "PPO": CLIPPED,
+    "MaskablePPO": CLIPPED,
+    "TRPO": ({"normalize_advantage": False}, {"sub_sampling_factor": 2}),
+    "RecurrentPPO": (*CLIPPED, {"policy": {"n_lstm_layers": 2}}),
+    "SAC": (*REPLAYED, {"ent_coef": 0.1}, {"target_update_interval": 3}),
+    "TQC": (*REPLAYED, {"ent_coef": "auto_0.5"}, {"target_update_interval": 3}),
+    "TD3": (*REPLAYED, {"policy_delay": 1}, {"target_policy_noise": 0.0}),
+    "CrossQ": (*REPLAYED, {"policy": {"batch_norm": False}}, {"policy_delay": 1}, {"policy": {"renorm_warmup_steps": 2}}),
+    "ARS": ({"policy": {"with_bias": False}}, {"zero_policy": False}, {"n_top": 1}, {"policy": {"squash_output": False}}),
+}
+"""Further options of each algorithm, of which one is drawn at times; those of its policy under ``"policy"``."""
 WITH_GRADIENT = ("crop", "crop_gate", "snip", "grasp", "span_crop")
 WITHOUT_GRADIENT = ("synflow", "magnitude", "random", "span")
 WAYS = {
@@ -53,6 +74,7 @@ class Combination:
     :param n_critics: of an off-policy actor-critic.
     :param n_steps: of the returns in the replay buffer.
     :param lstm: which networks of a recurrent agent remember: ``"both"``, ``"shared"`` or ``"actor"``.
+    :param extra: one of :data:`EXTRAS`, or nothing.
     :param way: ``"prune_policy"``, ``"plan"`` (then ``apply``), ``"late_plan"`` (trains on between the two), ``"callback"`` or
         ``"policy"`` (the bare policy).
     :param batches: that a bare policy is given: ``"samples"`` of a buffer, ``"mapping"`` or ``"observations"`` alone.
@@ -81,6 +103,7 @@ class Combination:
     n_critics: int
     n_steps: int
     lstm: str
+    extra: dict[str, Any]
     way: str
     batches: str
     again: bool
@@ -112,6 +135,8 @@ def draw(seed: int, attempt: int = 0) -> Combination:
     settings = _settings(rng, algorithm, by_network=networks is not None or isinstance(sparsity, dict))
     way = rng.choice(list(WAYS))
     free = algorithm == "ARS" or settings["criterion"] in WITHOUT_GRADIENT
+    use_sde = algorithm in STATE_DEPENDENT_NOISE and actions == "box" and rng.random() < 0.4
+    extras = (*EXTRAS[algorithm], *(NOISY if use_sde else ()))
     return Combination(
         seed=seed,
         attempt=attempt,
@@ -126,10 +151,11 @@ def draw(seed: int, attempt: int = 0) -> Combination:
         net_arch=_net_arch(rng, algorithm),
         activation=rng.choice(ACTIVATIONS),
         optimizer="default" if algorithm == "ARS" else rng.choice(OPTIMIZERS),
-        use_sde=algorithm in STATE_DEPENDENT_NOISE and actions == "box" and rng.random() < 0.4,
+        use_sde=use_sde,
         n_critics=rng.choice((1, 2, 3, 4)) if algorithm in CONTINUOUS else 0,
         n_steps=3 if replay and policy != "MultiInput" and rng.random() < 0.25 else 1,
         lstm=rng.choice(("both", "shared", "actor")) if algorithm == "RecurrentPPO" else "",
+        extra=rng.choice(extras) if rng.random() < 0.4 else {},
         way=way,
         batches=rng.choice(("samples", "mapping", *(["observations"] if free else []))) if way == "policy" else "",
         again=way != "policy" and rng.random() < 0.3,
@@ -143,7 +169,7 @@ def draw(seed: int, attempt: int = 0) -> Combination:
 
 def _net_arch(rng: random.Random, algorithm: str) -> Any:
     def side() -> list[int]:
-        widest = 8 if rng.random() < 0.1 else 64
+        widest = 8 if rng.random() < 0.06 else 64
         smallest = 1 if widest == 8 else 6
         return [rng.randint(smallest, widest) for _ in range(rng.choices(range(5), (1, 5, 8, 5, 3))[0])]
 
