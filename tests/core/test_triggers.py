@@ -1,6 +1,7 @@
 import pytest
 import torch as th
 
+from rl_crop.core.errors import PruningError
 from rl_crop.core.triggers import EarlyPruningIndicator, LazyTrigger, structure_similarity
 
 
@@ -45,6 +46,30 @@ def test_a_network_that_something_else_has_cut_begins_anew():
     assert run(trigger, weights, dict.fromkeys(weights, lambda check: 0.5**check)) == 4
 
 
+@pytest.mark.parametrize("stop", range(0, 14, 3))
+def test_a_trigger_goes_on_from_the_state_of_another(stop):
+    def steps(after):
+        return {"actor": lambda check: 0.5 ** (check + after), "critic": lambda check: 0.9 ** (check + after)}
+
+    trigger, weights = watched(names=("actor", "critic"))
+    assert run(trigger, weights, steps(0), checks=stop) is None
+    state = trigger.state_dict()
+    other = LazyTrigger({name: [tensor] for name, tensor in weights.items()})
+    other.load_state_dict(state)
+    assert run(other, weights, steps(stop)) == 14 - stop  # and the first one has not moved
+    assert other.distance != trigger.distance == state["distance"]
+
+
+def test_a_state_of_other_networks_or_shapes_is_refused():
+    trigger, weights = watched()
+    run(trigger, weights, {"actor": lambda check: 1.0}, checks=2)
+    for name, shape in (("critic", (4, 4)), ("actor", (4, 5))):
+        other = LazyTrigger({name: [th.ones(shape)]})
+        with pytest.raises(PruningError, match="names or shapes"):
+            other.load_state_dict(trigger.state_dict())
+        assert other.distance == {name: 0.0} and other.start[name].numel() == shape[0] * shape[1]
+
+
 def test_every_network_has_to_settle():
     trigger, weights = watched(names=("actor", "critic"))
     decay = {"actor": lambda check: 0.5**check, "critic": lambda check: 0.9**check}
@@ -86,3 +111,17 @@ def test_the_indicator_fires_on_a_stable_structure_and_not_on_an_unstable_one():
     unstable = [{"a": 50 + 30 * (check % 2), "b": 20} for check in range(30)]
     assert first(stable) == 10  # five proposals to compare with, then five values not above the present one
     assert first(settling) > first(stable) and first(unstable) is None
+
+
+@pytest.mark.parametrize("stop", [0, 3, 7, 9])
+def test_an_indicator_goes_on_from_the_state_of_another(stop):
+    proposals = [{"a": 60 - min(check, 3), "b": 20} for check in range(30)]
+
+    def first(indicator, proposals):
+        return next(check for check, widths in enumerate(proposals) if indicator.check(widths))
+
+    whole = first(EarlyPruningIndicator(), proposals)
+    indicator, other = EarlyPruningIndicator(), EarlyPruningIndicator()
+    assert not any(indicator.check(widths) for widths in proposals[:stop])
+    other.load_state_dict(indicator.state_dict())
+    assert stop + first(other, proposals[stop:]) == whole

@@ -1,10 +1,14 @@
 """A resumed run does not prune twice, and goes on where its schedule was interrupted."""
 
+import copy
+
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
 import rl_crop
-from tests.sb3.agents import AGENTS, SCORING, consistent, tensors
+from rl_crop.core.rng import isolated_rng
+from rl_crop.sb3.subject import algorithm_optimizers
+from tests.sb3.agents import AGENTS, SCORING, consistent, equal, tensors
 
 GRADUAL = {"schedule": "gradual", "when": 64, "until": 256, "n_events": 4, "verbose": 0, **SCORING}
 
@@ -34,6 +38,25 @@ def test_a_resumed_run_is_not_pruned_twice(make_plain, keywords, load):
     assert [p.shape for p in loaded.policy.parameters()] == shapes
     assert loaded.pruning_history == model.pruning_history and len(loaded.pruning_history) == 1
     assert any((tensor != before[name]).any() for name, tensor in tensors(loaded).items())
+
+
+def test_the_next_update_after_a_cut_is_the_same(make_agent, load):
+    """Optimizer moments, targets, schedules: whatever an update reads has been saved."""
+    model = make_agent().learn(64)
+    if not hasattr(model, "train"):
+        pytest.skip("updates are not apart from experience")
+    rl_crop.prune_policy(model, 0.6, **SCORING)
+    model.learn(64, reset_num_timesteps=False)
+    loaded = load(model)
+    loaded.set_logger(model.logger)
+    name = "replay_buffer" if hasattr(model, "replay_buffer") else "rollout_buffer"
+    setattr(loaded, name, copy.deepcopy(getattr(model, name)))
+    before = tensors(model)
+    for agent in (model, loaded):
+        with isolated_rng(7):
+            agent.train(**({"gradient_steps": 3, "batch_size": 32} if name == "replay_buffer" else {}))
+    assert equal(tensors(model), tensors(loaded)) and not equal(tensors(model), before)
+    assert equal(*([optimizer.state_dict() for optimizer in algorithm_optimizers(agent)] for agent in (model, loaded)))
 
 
 class SaveAt(BaseCallback):

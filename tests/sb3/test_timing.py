@@ -27,7 +27,7 @@ def timetable(when="lazy", earliest=0.1, latest=0.5, n_events=1, until=0.9, fire
 
 
 def first_time(table, times):
-    return next((now for now in times if table.check(now, dict)), None)
+    return next((now for now in times if table.check(now, lambda: {"layer": 4})), None)
 
 
 TIMES = range(0, 1001, 50)
@@ -84,6 +84,23 @@ def test_proposals_of_an_agent_that_is_not_trained_yet_do_not_count():
     table = timetable("epi", not_before=500, latest=1.0)
     fired = next(now for now in range(0, 1000, 10) if table.check(now, lambda: {"layer": 4}))
     assert (fired, table.decided_by) == (610, "epi")  # five proposals, five values, and the one
+
+
+def test_a_later_part_of_a_run_goes_on_with_what_has_been_seen():
+    """The trigger's fires and the interval are the run's; bounds are shares of the budget of the part."""
+    first = Timetable("epi", 0.9, 0.1, 0.5, 3, budget=100_000)
+    assert first_time(first, range(500, 3000, 500)) is None
+    later = Timetable("epi", 0.9, 0.1, 0.5, 3, budget=200_000)
+    later.load_state_dict(first.state_dict())
+    assert later.interval(on_policy=False) == first.interval(on_policy=False) == 500
+    assert (later.first, later.earliest, later.latest) == (None, 20_000, 100_000)
+    first.check(60_000, lambda: {"layer": 4})
+    again = Timetable("epi", 0.9, 0.1, 0.5, 3, budget=200_000)
+    again.load_state_dict(first.state_dict())
+    assert (again.first, again.decided_by) == (60_000, "latest") and "trigger" not in again.state_dict()
+    fixed = Timetable(0.3, 0.9, 0.1, 0.5, 3, budget=200_000)
+    fixed.load_state_dict(Timetable(0.3, 0.9, 0.1, 0.5, 3, budget=100_000).state_dict())
+    assert fixed.first == 60_000
 
 
 def test_a_failed_event_is_tried_again_until_its_deadline():
