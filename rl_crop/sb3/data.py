@@ -269,6 +269,7 @@ def _unmoved(model: Any) -> Iterator[None]:
                 normalize.training = False
             model.ep_info_buffer, model.ep_success_buffer = _Discard(), _Discard()
             model._on_step = lambda: None  # DQN's moves the target network and the exploration rate
+            model.action_space = copy.deepcopy(model.action_space)  # random actions move its generator
             model._total_timesteps = max(model._total_timesteps, 1)  # progress is computed by it
             yield
         finally:
@@ -281,7 +282,7 @@ def _unmoved(model: Any) -> Iterator[None]:
 
 _COUNTERS = (
     "num_timesteps", "ep_info_buffer", "ep_success_buffer", "_episode_num", "_current_progress_remaining", "_n_calls",
-    "_total_timesteps",
+    "_total_timesteps", "action_space",
 )  # fmt: skip
 
 
