@@ -36,9 +36,9 @@ def compare(
     """
     rng = np.random.default_rng(seed)
     largest, n_ties = 0.0, 0
-    inputs = [*samples.observations, *(_first(port, samples) for port in actor.inputs[actor.n_observations :])]
+    inputs = first_inputs(actor, samples)
     for _ in range(1 if len(inputs) == actor.n_observations else _ROUNDS):
-        expected = _predict(model, actor, source, inputs)
+        expected = _expected(model, actor, source, inputs)
         for rows in (slice(None), slice(0, 1)):
             part = [_take(port, values, rows) for port, values in zip(actor.inputs, inputs)]
             wanted = [_take(port, values, rows) for port, values in zip(actor.outputs, expected)]
@@ -49,12 +49,21 @@ def compare(
     return largest, n_ties
 
 
-def _first(port: Port, samples: Samples) -> np.ndarray:
-    """:return: all actions allowed, or what the environment allowed; all episodes at their start."""
-    if port.name == MASKS and samples.masks is not None:
-        return samples.masks
-    values = port.empty(len(samples))
-    return ~values if port.dtype == bool else values
+def first_inputs(actor: Actor, samples: Samples) -> Arrays:
+    """
+    :param actor: whose inputs they are
+    :param samples: the observations
+    :return: the observations with all else that the file takes: the masks that the environment gave, or all actions allowed;
+        all episodes at their start
+    """
+
+    def first(port: Port) -> np.ndarray:
+        if port.name == MASKS and samples.masks is not None:
+            return samples.masks
+        values = port.empty(len(samples))
+        return ~values if port.dtype == bool else values
+
+    return [*samples.observations, *(first(port) for port in actor.inputs[actor.n_observations :])]
 
 
 def _next(actor: Actor, inputs: Arrays, expected: Arrays, rng: np.random.Generator) -> Arrays:
@@ -68,16 +77,24 @@ def _take(port: Port, values: np.ndarray, rows: slice) -> np.ndarray:
     return values[(slice(None),) * port.batch_axis + (rows,)]
 
 
-def _predict(model: Any, actor: Actor, source: Source, inputs: Arrays) -> Arrays:
+def predict_arguments(actor: Actor, source: Source, inputs: Arrays) -> dict[str, Any]:
+    """
+    :param actor: whose inputs they are
+    :param source: what the file takes
+    :param inputs: those of the file
+    :return: the arguments of ``predict`` for the same
+    """
     observations, rest = inputs[: actor.n_observations], inputs[actor.n_observations :]
     observation = source.wrap(observations[0] if actor.keys is None else dict(zip(actor.keys, observations)))
-    keywords: dict[str, Any] = {}
+    arguments: dict[str, Any] = {"observation": observation, "deterministic": True}
     if actor.lstm is not None:
         hidden, cell, starts = rest
-        keywords = {"state": (hidden, cell), "episode_start": starts}
-    elif rest:
-        keywords = {MASKS: rest[0]}
-    action, states = model.predict(observation, deterministic=True, **keywords)
+        return arguments | {"state": (hidden, cell), "episode_start": starts}
+    return arguments | ({MASKS: rest[0]} if rest else {})
+
+
+def _expected(model: Any, actor: Actor, source: Source, inputs: Arrays) -> Arrays:
+    action, states = model.predict(**predict_arguments(actor, source, inputs))
     outputs = [np.asarray(action), *(states or () if actor.lstm is not None else ())]
     if not all(np.isfinite(values).all() for values in outputs):
         raise PruningError("The policy's own actions are not all finite numbers: there is nothing to compare the file with.")

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,25 @@ class CActor:
         :param inputs: in the order of the actor's inputs
         :return: its action, of the shape and type that ``predict`` gives
         """
+        call, y = self.bind(inputs)
+        call()
+        return [y.reshape(-1, *self.actor.decision.shape).astype(self.actor.decision.dtype)]
+
+    def bind(self, inputs: list[np.ndarray]) -> tuple[Callable[[], object], np.ndarray]:
+        """
+        Lay inputs out as C reads them.
+
+        :param inputs: in the order of the actor's inputs
+        :return: a function that runs the actor on them, and the array that it fills
+        """
         observations = inputs[: self.actor.n_observations]
         x = np.concatenate([part.reshape(len(part), -1).astype(np.float32) for part in observations], axis=1)
         masks = np.ascontiguousarray(inputs[-1], dtype=np.uint8) if self.masked else None
         y = np.zeros((len(x), self.n_out), self.kind)
-        self.library.act_many(_pointer(x), None if masks is None else _pointer(masks), _pointer(y), ctypes.c_int(len(x)))
-        return [y.reshape(-1, *self.actor.decision.shape).astype(self.actor.decision.dtype)]
+        pointers = [None if values is None else ctypes.c_void_p(values.ctypes.data) for values in (x, masks, y)]
+        n = ctypes.c_int(len(x))
 
+        def call(_keep: object = (x, masks, y)) -> object:  # the pointers keep nothing alive
+            return self.library.act_many(*pointers, n)
 
-def _pointer(values: np.ndarray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(values.ctypes.data)
+        return call, y
