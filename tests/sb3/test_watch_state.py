@@ -1,11 +1,15 @@
 """What a callback keeps in the agent before its cut: what is in it, when it goes, and when it is of no use."""
 
 import copy
+import subprocess
+import sys
 import warnings
 
 import pytest
 import torch as th
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.env_util import make_vec_env
 
 import rl_crop
 from rl_crop.core.errors import PruningError
@@ -58,6 +62,30 @@ def test_it_is_plain_and_there_until_the_last_event(make, when, tmp_path):
             if when == "lazy" and "trigger" in timetable:
                 assert equal(timetable["trigger"]["start"], first)
     assert n_events == {0, 1, 2}
+
+
+STOCK = """
+import sys, warnings
+sys.modules["rl_crop"] = None
+warnings.simplefilter("error")
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+
+model = PPO.load(sys.argv[1], env=make_vec_env("CartPole-v1"))
+assert list(model.pruning_state) == ["actor,critic"]
+model.learn(64, reset_num_timesteps=False).save(sys.argv[1])
+"""
+
+
+def test_it_loads_where_rl_crop_is_not_installed(tmp_path):
+    path = str(tmp_path / "agent.zip")
+    killed(ppo(), 512, 150, callback(when="lazy")).save(path)
+    result = subprocess.run([sys.executable, "-c", STOCK, path], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    model = PPO.load(path, env=make_vec_env("CartPole-v1"))
+    with pytest.warns(UserWarning, match="trained on without it"):
+        model.learn(64, reset_num_timesteps=False, callback=callback(when="lazy"))
+    assert len(model.pruning_history) == 1 and not hasattr(model, "pruning_state")
 
 
 def test_more_data_than_a_checkpoint_should_carry_stays_behind(monkeypatch):
