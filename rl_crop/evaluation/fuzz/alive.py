@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.tracing import tensors_in
+from rl_crop.evaluation.fuzz.building import build
 from rl_crop.evaluation.fuzz.checks import check, check_consistent, check_finite, check_same, moving, optimizers_of, state
 from rl_crop.evaluation.fuzz.drawing import Combination
 from rl_crop.evaluation.fuzz.ways import SCORING, n_steps_of, observations_of
@@ -39,8 +40,8 @@ def check_alive(model: BaseAlgorithm, chosen: Combination) -> None:
         if chosen.again:
             _prune_again(loaded)
             _check_saved(loaded, observations)
-    elif chosen.share is None and not chosen.lstm:  # policy.save forgets share_features_extractor and the size of the LSTM
-        _check_saved_policy(model.policy, observations)
+    elif _can_be_saved(build(chosen).policy):
+        _check_equal(agent, _saved(agent), observations)
 
 
 def _train(model: BaseAlgorithm) -> None:
@@ -86,12 +87,20 @@ def _prune_again(model: BaseAlgorithm) -> None:
     check_consistent(model)
 
 
-def _check_saved_policy(policy: BasePolicy, observations: Any) -> None:
+def _saved(policy: BasePolicy) -> BasePolicy:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "policy.zip"
-        policy.save(str(path))
-        loaded = type(policy).load(str(path), device="cpu")
-    _check_equal(policy, loaded, observations)
+        path = str(Path(folder) / "policy.zip")
+        policy.save(path)
+        return type(policy).load(path, device="cpu")
+
+
+def _can_be_saved(policy: BasePolicy) -> bool:
+    """Some policies forget arguments when they are saved alone: ``share_features_extractor``, the size of an LSTM."""
+    try:
+        _saved(policy)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _check_equal(policy: BasePolicy, loaded: BasePolicy, observations: Any) -> None:

@@ -160,7 +160,7 @@ def draw(seed: int, attempt: int = 0) -> Combination:
         batches=rng.choice(("samples", "mapping", *(["observations"] if free else []))) if way == "policy" else "",
         again=way != "policy" and rng.random() < 0.3,
         schedule="one_shot" if settings["compensation"] == "distill" else rng.choice(WAYS[way]),  # it is slow
-        when=rng.choice(("lazy", "epi", 0.4, 40)) if way == "callback" else "",
+        when=rng.choice(("lazy", "epi", 0.4, 20)) if way == "callback" else "",
         sparsity=sparsity,
         networks=networks,
         settings=settings,
