@@ -41,7 +41,7 @@ def check_alive(model: BaseAlgorithm, chosen: Combination) -> None:
             _prune_again(loaded)
             _check_saved(loaded, observations)
     elif _can_be_saved(build(chosen).policy):
-        _check_equal(agent, _saved(agent), observations)
+        _check_equal(model.policy, _saved(model.policy), observations)
 
 
 def _train(model: BaseAlgorithm) -> None:
