@@ -48,6 +48,7 @@ def state(agent: BaseAlgorithm | BasePolicy) -> dict[str, Any]:
     if isinstance(agent, BaseAlgorithm):
         names = ("policy_kwargs", "pruning_history", "num_timesteps", "weights", "n_params", "log_ent_coef", "_n_updates")
         found |= {name: _copied(getattr(agent, name, None)) for name in names}
+        found["action_space"] = _copied(agent.action_space.np_random.bit_generator.state)
     return found
 
 

@@ -96,6 +96,8 @@ def _judge(model: BaseAlgorithm, chosen: Combination) -> Outcome:
             _check_reason(reason, account)
             return outcome("refused", reason)
         check_same_objects(before, state(agent))
+        if not any(account.targets().values()) and chosen.way in ("plan", "prune_policy", "policy"):  # the others train
+            check_same(before, {**state(agent), "pruning_history": before.get("pruning_history")}, "a sparsity of 0")
         check(account.refused() is None, f"pruned, although {account.refused()}")
         check(account.reachable() is not False, "pruned, although the sparsity is out of reach")
         account.check_cut(model.policy, *report)
