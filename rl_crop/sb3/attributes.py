@@ -35,6 +35,8 @@ def rewrite_sizes(transaction: Transaction, policy: BasePolicy, parts: PolicyNet
         # A new dictionary: the old one is the user's own, who may build other agents with it.
         transaction.set_attribute(model, "policy_kwargs", {**model.policy_kwargs, "net_arch": parts.net_arch()})
     if hasattr(model, "n_params"):  # random search keeps all parameters in one vector
+        for parameter in policy.parameters():  # those not cut are views of the old vector, which would be kept and saved
+            transaction.set_data(parameter, parameter.data.clone())
         transaction.set_attribute(model, "weights", parameters_to_vector(policy.parameters()).detach())
         transaction.set_attribute(model, "n_params", sum(parameter.numel() for parameter in policy.parameters()))
 

@@ -20,7 +20,7 @@ from rl_crop.sb3.best_models import keep_dense_best
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches, first_data, replay_batches
 from rl_crop.sb3.history import History
 from rl_crop.sb3.prune import check_criterion, plan_policy_pruning, prunable_parameters, target_by_network
-from rl_crop.sb3.random_search import between_updates, refuse_workers
+from rl_crop.sb3.random_search import between_updates, no_longer, refuse_workers
 from rl_crop.sb3.timing import Timetable
 from rl_crop.sb3.watch_state import WatchState
 
@@ -187,6 +187,7 @@ class PruningCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         """An event still pending happens now; of a gradual schedule, all that is left at once."""
+        no_longer(self.model)
         if self.timetable is not None and not self.timetable.finished:
             if self._plan is None or self._event() < self.n_events - 1:
                 self.timetable.finish()

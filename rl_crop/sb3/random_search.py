@@ -14,16 +14,21 @@ def between_updates(model: Any, action: Callable[[], None]) -> None:
     time at which shapes may change. What every update begins with is wrapped, once.
 
     :param model: the agent, in training.
-    :param action: what to do.
+    :param action: what to do; see :func:`no_longer`, where training ends before.
     """
     original = model._update_current_progress_remaining
 
     def wrapped(*args: Any) -> None:
-        del model._update_current_progress_remaining
+        no_longer(model)
         original(*args)
         action()
 
     model._update_current_progress_remaining = wrapped
+
+
+def no_longer(model: Any) -> None:
+    """Forget what was to be done between two updates; the agent can be saved again."""
+    vars(model).pop("_update_current_progress_remaining", None)
 
 
 def refuse_workers(local_names: Mapping[str, Any]) -> None:
