@@ -10,37 +10,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
 import rl_crop
-from tests.sb3.agents import AGENTS, SCORING, equal, noise, ppo, sac, state, tensors
-
-
-def everything(model, collected=False):
-    """What planning must not touch; the environment alone may move where it has to."""
-    buffer = getattr(model, "rollout_buffer", None) or model.replay_buffer
-    spaces, normalize = (model.action_space, model.observation_space), model.get_vec_normalize_env()
-    found = state(model)
-    found |= {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": th.get_rng_state(),
-        "spaces": [space._np_random and space._np_random.bit_generator.state for space in spaces],
-        "buffer": {key: value for key, value in vars(buffer).items() if key != "device" and not key.endswith("_space")},
-        "episodes": list(model.ep_info_buffer or []),
-        "counters": [model.num_timesteps, model._total_timesteps, model._episode_num, model._current_progress_remaining],
-        "updates": [model._n_updates, getattr(model, "log_ent_coef", None)],
-        "requires_grad": [p.requires_grad for p in model.policy.parameters()],
-    }
-    if not collected:
-        found["last_obs"] = [model._last_obs, model._last_original_obs]
-    if normalize is not None:
-        found["normalize"] = [normalize.training, normalize.returns, vars(normalize.obs_rms), vars(normalize.ret_rms)]
-    return copy.deepcopy(found)
-
-
-def assert_untouched(model, before, collected=False):
-    after = everything(model, collected)
-    for key, value in before.items():
-        assert equal(value, after[key]), key
-
+from tests.sb3.agents import AGENTS, SCORING, equal, noise, ppo, sac, tensors
+from tests.sb3.planning import assert_untouched, everything
 
 CRITERIA = ["crop", "crop_gate", "snip", "grasp", "synflow", "magnitude", "random", "span", "span_crop"]
 
@@ -54,23 +25,34 @@ def test_with_data_by_every_criterion(name, criterion):
     assert_untouched(model, before)
 
 
-def test_with_data(make_agent):
-    model = make_agent().learn(64)
+@pytest.mark.parametrize("name", ["ppo_images", "dqn", "recurrent", "td3_own_shared", "crossq"])
+def test_with_data_while_training(name):
+    model = AGENTS[name]().learn(64)
     model.policy.set_training_mode(True)
     before = everything(model)
     rl_crop.plan_policy_pruning(model, 0.6, criterion="span_crop", compensation="distill", **SCORING)
     assert_untouched(model, before)
 
 
-def test_where_a_rollout_is_collected(make_agent):
-    model = make_agent()
+COLLECTED = [
+    "ppo_sde", "ppo_normalized", "ppo_dict_normalized", "a2c", "trpo", "maskable_images", "recurrent", "recurrent_mixed",
+    "dqn", "qrdqn", "sac_sde", "sac_normalized", "sac_n_steps", "td3", "ddpg", "tqc_sde", "crossq", "ars", "dqn_own",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COLLECTED)
+def test_where_a_rollout_is_collected(name):
+    model = AGENTS[name]()
+    criterion = "span" if name == "ars" else "crop"
     for trained in (False, True):
         if trained:
             model.learn(64)
-            model.rollout_buffer.reset() if hasattr(model, "rollout_buffer") else model.replay_buffer.reset()
+            for buffer in ("rollout_buffer", "replay_buffer"):
+                if hasattr(model, buffer):
+                    getattr(model, buffer).reset()
         before = everything(model, collected=True)
         last_obs = copy.deepcopy(model._last_obs)
-        rl_crop.plan_policy_pruning(model, 0.6, **SCORING)
+        rl_crop.plan_policy_pruning(model, 0.6, criterion=criterion, **SCORING)
         assert_untouched(model, before, collected=True)
         assert last_obs is None or not equal(last_obs, model._last_obs)
     model.learn(64, reset_num_timesteps=False)
@@ -81,7 +63,11 @@ def moment(model):
     return [tensors(model), noise(model), random.getstate(), np.random.get_state(), th.get_rng_state()]
 
 
-RUNS = [(name, when) for name in ("ppo_sde", "ppo_normalized", "sac_sde", "sac_normalized") for when in (60, "lazy")]
+RUNS = [
+    (name, when)
+    for name in ("ppo_sde", "ppo_normalized", "sac_sde", "sac_normalized", "dqn", "recurrent")
+    for when in (60, "lazy")
+]
 
 
 @pytest.mark.parametrize(("name", "when"), [*RUNS, ("ppo_discrete", "epi"), ("sac", "epi")])
