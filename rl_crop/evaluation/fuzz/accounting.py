@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from rl_crop.core.allocation import Budget
+from rl_crop.core.plan import PruningPlan
 from rl_crop.core.units import named_tensors
 from rl_crop.evaluation.fuzz.checks import check
 from rl_crop.evaluation.fuzz.drawing import Combination
@@ -113,3 +115,32 @@ class Account:
         one_more = [{name: after[name] + 1 for name in removed}] if layered else [{name: after[name] + 1} for name in removed]
         lowest = min(budget.sparsity({**after, **more}) for more in one_more)
         check(lowest < share + 1e-9, f"{groups}: sparsity {reached:.4f} overshoots {share} by more than a unit")
+
+
+def values_of(plan: PruningPlan) -> list[dict[str, list[np.ndarray]]]:
+    """:return: for the trained copy and every target: by name, the tensor and optimizer state of its shape, copied."""
+    slots = {id(parameter): slot for optimizer in plan.subject.optimizers for parameter, slot in optimizer.state.items()}
+
+    def with_moments(tensor: th.Tensor) -> list[np.ndarray]:
+        moments = [value for value in slots.get(id(tensor), {}).values() if isinstance(value, th.Tensor)]
+        return [value.detach().numpy().copy() for value in (tensor, *moments) if value.shape == tensor.shape]
+
+    return [{name: with_moments(tensor) for name, tensor in copy.tensors.items()} for copy in plan.subject.copies]
+
+
+def check_slices(plan: PruningPlan, before: list[dict[str, list[np.ndarray]]]) -> None:
+    """
+    :param plan: applied, without compensation.
+    :param before: :func:`values_of` the plan before it was applied.
+    :raises CheckError: a tensor is not what it was without the removed units.
+    """
+    gone = {name: np.setdiff1d(np.arange(plan.graph.groups[name].n_units), kept) for name, kept in plan.kept_units.items()}
+    for old, new in zip(before, values_of(plan), strict=True):
+        for name, values in old.items():
+            removed: dict[int, list[np.ndarray]] = {}
+            for group, slot in plan.graph.slots_of(name):
+                removed.setdefault(slot.axis, []).append(slot.index[gone.get(group.name, [])].ravel())
+            for value, found in zip(values, new[name], strict=True):
+                for axis, places in removed.items():
+                    value = np.delete(value, np.concatenate(places).astype(int), axis)
+                check(np.array_equal(value, found, equal_nan=True), f"{name} is not what it was without the removed units")

@@ -10,6 +10,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rl_crop.core.report import PruningReport
+from rl_crop.evaluation.fuzz.accounting import check_slices, values_of
 from rl_crop.evaluation.fuzz.building import LENGTH
 from rl_crop.evaluation.fuzz.checks import check, check_same, state
 from rl_crop.evaluation.fuzz.drawing import Combination
@@ -68,7 +69,11 @@ def _plan_and_apply(model: BaseAlgorithm, chosen: Combination, settings: dict[st
     check_same(before, state(model), "a plan")
     if watch is not None:
         model.learn(n_steps_of(model), callback=watch, reset_num_timesteps=False)
-    return _described(plan.apply())
+    values = values_of(plan)
+    report = plan.apply()
+    if chosen.settings["compensation"] == "none":
+        check_slices(plan, values)
+    return _described(report)
 
 
 def _learn(model: BaseAlgorithm, chosen: Combination, settings: dict[str, Any], watch: Watch) -> Cut:
