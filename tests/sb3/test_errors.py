@@ -1,15 +1,18 @@
 """What is wrong is said before anything changes; what fails for want of good data is tried again."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import DQN, PPO, TD3
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EveryNTimesteps
-from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
 
 import rl_crop
-from tests.sb3.agents import AGENTS, SCORING, equal, make_env, ppo, tensors, unmoved
+from tests.sb3.agents import AGENTS, SCORING, equal, ppo, tensors, unmoved
+from tests.sb3.worlds import make_env
 
 BAD = [
     ({"sparsity": 1.0}, r"in \[0, 1\)"),
@@ -74,20 +77,54 @@ def test_inside_another_callback_it_says_that_it_would_never_cut(wrap):
         ppo().learn(64, callback=wrap(rl_crop.PruningCallback(0.5)))
 
 
-@pytest.mark.parametrize(("algorithm", "env"), [(DQN, "CartPole-v1"), (TD3, "Pendulum-v1")])
-def test_other_policies_are_refused(algorithm, env):
-    model = algorithm("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, buffer_size=100)
+class Unknown(BasePolicy):
+    """A policy that no adapter describes."""
+
+    def __init__(self, observation_space, action_space, lr_schedule, **kwargs):
+        super().__init__(observation_space, action_space)
+        self.net = th.nn.Sequential(th.nn.Linear(4, 8), th.nn.ReLU(), th.nn.Linear(8, 2))
+        self.optimizer = th.optim.Adam(self.parameters(), lr=lr_schedule(1))
+
+    def _predict(self, observation, deterministic=False):
+        return self.net(observation).argmax(dim=1)
+
+
+def test_unknown_policies_are_refused():
+    model = PPO(Unknown, "CartPole-v1", seed=0)
     before = tensors(model)
     for attempt in (
         lambda: rl_crop.prune_policy(model, 0.5),
         lambda: rl_crop.plan_policy_pruning(model.policy, 0.5, criterion="magnitude", compensation="none"),
         lambda: model.learn(20, callback=rl_crop.PruningCallback(0.5)),
     ):
-        with pytest.raises(rl_crop.PruningError, match="is not supported"):
+        with pytest.raises(rl_crop.PruningError, match="Unknown is not supported.*ActorCriticPolicy.*DQNPolicy.*TQCPolicy"):
             attempt()
     assert equal(tensors(model), before) and model.num_timesteps == 0
     with pytest.raises(rl_crop.PruningError, match="not Linear"):
         rl_crop.prune_policy(th.nn.Linear(2, 2), 0.5)
+
+
+@pytest.mark.parametrize("name", ["dqn", "ars"])
+def test_networks_without_hidden_layers_are_refused(name):
+    model = AGENTS[name](net_arch=[])
+    with unmoved(model), pytest.raises(rl_crop.PruningError, match="no layer whose units can be removed"):
+        rl_crop.prune_policy(model, 0.5, criterion="magnitude", compensation="none")
+    with unmoved(model), pytest.raises(rl_crop.PruningError, match="no layer whose units can be removed"):
+        model.learn(8, callback=rl_crop.PruningCallback(0.5, criterion="magnitude"))
+
+
+def test_random_search_has_no_gradient():
+    model = AGENTS["ars"]()
+    with unmoved(model), pytest.raises(rl_crop.PruningError, match="trained without a gradient.*'span'"):
+        rl_crop.prune_policy(model, 0.5)
+
+
+def test_random_search_in_other_processes_is_refused():
+    model = AGENTS["ars"]()
+    with unmoved(model), pytest.raises(rl_crop.PruningError, match="async_eval"):
+        workers = SimpleNamespace(close=lambda: None)  # never asked for anything
+        model.learn(8, callback=rl_crop.PruningCallback(0.5, criterion="span"), async_eval=workers)
+    assert model.num_timesteps == 0
 
 
 def test_hidden_layers_of_ones_own_are_refused():
@@ -100,16 +137,12 @@ def test_hidden_layers_of_ones_own_are_refused():
         rl_crop.prune_policy(model, 0.5, **SCORING)
 
 
-def test_feature_extractors_are_left_whole_and_listed():
-    policy_kwargs = {"net_arch": [16], "features_extractor_kwargs": {"features_dim": 8}}
-    model = PPO("CnnPolicy", FakeImageEnv(2, 40, 40, 3), n_steps=16, batch_size=16, n_epochs=1, policy_kwargs=policy_kwargs)
-    before = tensors(model)
-    report = rl_crop.prune_policy(model, 0.5, n_batches=1, batch_size=16)
-    assert set(report.widths) == {"mlp_extractor.policy_net.0", "mlp_extractor.value_net.0"}
-    for layer in ("cnn.0", "cnn.2", "cnn.4", "linear.0"):
-        assert "features extractor" in report.untouched[f"features_extractor.{layer}"]
-        assert tensors(model)[f"features_extractor.{layer}.weight"].shape == before[f"features_extractor.{layer}.weight"].shape
-    model.learn(16)
+@pytest.mark.parametrize("name", ["ppo_images_separate", "recurrent_mixed"])
+def test_what_separate_extractors_return_keeps_its_size(name):
+    model = AGENTS[name]()
+    plan = rl_crop.plan_policy_pruning(model, 0.5, n_batches=1, batch_size=16)
+    last = [layer for layer in plan.graph.untouched if layer.endswith("linear.0")]
+    assert len(last) == 2 and all("one features_dim" in plan.graph.untouched[layer] for layer in last)
 
 
 class Poison(BaseCallback):

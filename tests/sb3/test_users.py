@@ -1,122 +1,43 @@
-"""What users do: unusual policies, spaces, buffers and optimizers, and loops that stop and go."""
+"""What users do: compiled policies, and loops that stop and go; see test_matrix for policies, spaces and buffers."""
 
-import gymnasium as gym
-import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
-from stable_baselines3 import A2C, PPO, SAC, HerReplayBuffer
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.envs import BitFlippingEnv, IdentityEnv, IdentityEnvMultiBinary, IdentityEnvMultiDiscrete
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 import rl_crop
-from tests.sb3.agents import SCORING, SEPARATE, SHARED, consistent, equal, make_env, ppo, sac, tensors
+from tests.sb3.agents import AGENTS, SCORING, consistent, ppo
+
+COMPILED = ("ppo_discrete", "sac", "dqn", "td3", "recurrent", "ppo_images")
 
 
-class Dense(BaseFeaturesExtractor):
-    """A features extractor with a layer of its own."""
-
-    def __init__(self, observation_space, features_dim=12):
-        super().__init__(observation_space, features_dim)
-        self.net = th.nn.Sequential(th.nn.Linear(observation_space.shape[0], features_dim), th.nn.ReLU())
-
-    def forward(self, observations):
-        return self.net(observations)
-
-
-class Double(gym.ObservationWrapper):
-    """Observations in double precision, as MuJoCo's are."""
-
-    def __init__(self, env):
-        super().__init__(env)
-        low, high = (bound.astype(np.float64) for bound in (env.observation_space.low, env.observation_space.high))
-        self.observation_space = spaces.Box(low, high, dtype=np.float64)
-
-    def observation(self, observation):
-        return observation.astype(np.float64)
-
-
-OWN = {"features_extractor_class": Dense}
-AGENTS = {
-    "a2c": lambda: A2C("MlpPolicy", "CartPole-v1", n_steps=32, policy_kwargs={"net_arch": [16, 16]}, learning_rate=1e-2),
-    "multi_discrete": lambda: ppo(env=make_vec_env(IdentityEnvMultiDiscrete, env_kwargs={"dim": 3})),
-    "multi_binary": lambda: ppo(env=make_vec_env(IdentityEnvMultiBinary, env_kwargs={"dim": 3})),
-    "discrete_observations": lambda: ppo(env=make_vec_env(IdentityEnv, env_kwargs={"dim": 4})),
-    "sde_of_another_kind": lambda: ppo(
-        "Pendulum-v1", use_sde=True, policy_kwargs={"full_std": False, "use_expln": True, "squash_output": True}
-    ),
-    "sac_sde_without_clipping": lambda: sac(use_sde=True, policy_kwargs={"use_expln": True, "clip_mean": 0.0}),
-    "amsgrad": lambda: ppo(policy_kwargs={"optimizer_kwargs": {"amsgrad": True}}),
-    "momentum": lambda: sac(
-        policy_kwargs={"optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.9}}, learning_rate=1e-4
-    ),
-    "clipped_values": lambda: ppo(clip_range_vf=0.2, target_kl=0.5, normalize_advantage=False),
-    "own_extractor": lambda: ppo(policy_kwargs=OWN),
-    "own_extractors": lambda: ppo(policy_kwargs=OWN | SEPARATE),
-    "sac_own_extractors": lambda: sac(policy_kwargs=OWN),
-    "sac_own_extractor": lambda: sac(policy_kwargs=OWN | SHARED),
-    "double_precision": lambda: sac(env=make_vec_env("Pendulum-v1", wrapper_class=Double)),
-    "frames": lambda: ppo(env=VecFrameStack(make_env("CartPole-v1", 2), 3)),
-    "rewards_normalized": lambda: sac(env=VecNormalize(make_env("Pendulum-v1", 2), norm_obs=False)),
-    "dict_normalized": lambda: ppo(env={"n_envs": 2, "normalize": True, "dict_obs": True}),
-    "deep_relu": lambda: ppo(net_arch=[16] * 4, policy_kwargs={"activation_fn": th.nn.ReLU}),
-    "hindsight": lambda: sac(
-        env=make_vec_env(BitFlippingEnv, env_kwargs={"n_bits": 4, "continuous": True}), replay_buffer_class=HerReplayBuffer
-    ).learn(80),
-}
-
-
-@pytest.mark.parametrize("name", AGENTS)
-def test_prune_train_on_save_load_resume(name, tmp_path):
-    model = AGENTS[name]()
-    rl_crop.prune_policy(model, 0.5, **SCORING)
-    model.learn(128, callback=rl_crop.PruningCallback(0.4, when=0.4, verbose=0, **SCORING))
-    assert len(model.pruning_history) == 2
-    consistent(model)
-    before = tensors(model)
-    model.learn(128, reset_num_timesteps=False)
-    assert [key for key, tensor in tensors(model).items() if tensor.numel() and th.equal(tensor, before[key])] == []
-    model.save(tmp_path / "agent")
-    loaded = type(model).load(tmp_path / "agent", env=model.get_env())
-    assert equal(tensors(loaded), tensors(model))
-    loaded.learn(64, reset_num_timesteps=False)
-
-
-def test_extractors_are_left_whole_for_every_network_that_reads_them():
-    for name in ("own_extractor", "own_extractors", "sac_own_extractors", "sac_own_extractor"):
-        model = AGENTS[name]()
-        report = rl_crop.prune_policy(model, 0.5, **SCORING)
-        whole = [layer for layer, reason in report.untouched.items() if "features extractor" in reason]
-        assert len(whole) == (1 if name in ("own_extractor", "sac_own_extractor") else 2), report.untouched
-
-
-def wrapped(model):
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_wrapped_policy_is_unwrapped(name):
+    model, plain = AGENTS[name](), AGENTS[name]()
     model.policy = th.compile(model.policy, backend="eager")
-    return model
-
-
-def in_place(model):
-    for part in (model.actor, model.critic) if isinstance(model, SAC) else (model.policy, model.policy.mlp_extractor):
-        part.compile(backend="eager")
-    return model
-
-
-@pytest.mark.parametrize("compiled", [wrapped, in_place])
-def test_compiled_policies(make_plain, compiled):
-    model, plain = compiled(make_plain()), make_plain()
     rl_crop.prune_policy(plain, 0.5, **SCORING)
     rl_crop.prune_policy(model, 0.5, **SCORING)
     assert model.policy.net_arch == plain.policy.net_arch
     model.learn(64)
 
 
-def test_a_compiled_part_is_refused():
-    model = ppo()
-    model.policy.mlp_extractor = th.compile(model.policy.mlp_extractor, backend="eager")
-    with pytest.raises(rl_crop.PruningError, match="torch.compile.*mlp_extractor|mlp_extractor.*torch.compile"):
+@pytest.mark.parametrize("name", COMPILED)
+def test_parts_compiled_in_place(name):
+    model, plain = AGENTS[name](), AGENTS[name]()
+    parts = [module for key in ("actor", "critic", "q_net", "mlp_extractor") if (module := getattr(model.policy, key, None))]
+    for part in parts:
+        part.compile(backend="eager")
+    rl_crop.prune_policy(plain, 0.5, **SCORING)
+    rl_crop.prune_policy(model, 0.5, **SCORING)
+    assert model.policy.net_arch == plain.policy.net_arch
+    model.learn(64)
+
+
+@pytest.mark.parametrize(("name", "part"), [("ppo_discrete", "mlp_extractor"), ("dqn", "q_net"), ("td3", "actor")])
+def test_a_compiled_part_is_refused(name, part):
+    model = AGENTS[name]()
+    setattr(model.policy, part, th.compile(getattr(model.policy, part), backend="eager"))
+    with pytest.raises(rl_crop.PruningError, match=f"torch.compile.*{part}|{part}.*torch.compile"):
         rl_crop.prune_policy(model, 0.5, **SCORING)
 
 
@@ -163,9 +84,9 @@ def test_prune_policy_in_a_callback_of_ones_own(make_plain):
     consistent(model)
 
 
-@pytest.mark.parametrize("algorithm", [PPO, SAC])
+@pytest.mark.parametrize("algorithm", [PPO, SAC, A2C, TD3, DDPG, DQN])
 def test_default_architectures(algorithm):
-    model = algorithm("MlpPolicy", "Pendulum-v1", seed=0)
+    model = algorithm("MlpPolicy", "CartPole-v1" if algorithm is DQN else "Pendulum-v1", seed=0)
     rl_crop.prune_policy(model, 0.95, **SCORING)
     consistent(model)
 
