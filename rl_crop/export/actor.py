@@ -121,7 +121,7 @@ def make_actor(policy: BasePolicy, source: Source) -> Actor:
     if keys is not None:
         parts = [(key, policy.observation_space[key], source.space[key]) for key in keys]  # type: ignore[index]
     preparations = [make_preparation(source, key, space, owner.normalize_images) for key, space, _ in parts]
-    inputs = [Port(key or "observation", raw.shape, np.dtype(raw.dtype)) for key, _, raw in parts]
+    inputs = [Port(key or "observation", raw.shape, _input_type(raw)) for key, _, raw in parts]
     outputs = [Port("action", decision.shape, decision.dtype)]
     if masked:
         assert isinstance(decision, Choice)
@@ -135,6 +135,11 @@ def make_actor(policy: BasePolicy, source: Source) -> Actor:
         raise PruningError(f"Two inputs or outputs have the same name ({', '.join(names)}): rename the observation's key.")
     actor = Actor(preparations, keys, features_extractor, lstm, head, decision, inputs, outputs)
     return copy.deepcopy(actor).cpu().eval()
+
+
+def _input_type(space: spaces.Space) -> np.dtype:
+    """:return: single precision for all that is no whole number: what the networks calculate in."""
+    return np.dtype(np.float32 if np.issubdtype(space.dtype, np.floating) else space.dtype)
 
 
 def _find_head(policy: Any) -> tuple[Any, nn.Module, int]:

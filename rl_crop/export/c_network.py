@@ -1,6 +1,7 @@
 """Layers as statements of C: the network is followed once, symbolically, and what it calls is written in order."""
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch as th
@@ -37,6 +38,8 @@ def write_network(code: Code, actor: Actor, prepared: list[Value]) -> Value:
             raise refusal(f"a parameter outside of layers ({node.target})")
         elif node.op != "output":
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            if not args:
+                raise refusal(f"a call by keywords alone ({node.target})")
             target = modules[node.target] if node.op == "call_module" else node.target
             shape = tuple(node.meta["tensor_meta"].shape) if "tensor_meta" in node.meta else ()
             # What nothing else reads is overwritten.
@@ -78,12 +81,11 @@ def _step(code: Code, target: Any, args: Any, kwargs: Any, shape: tuple[int, ...
     """:return: the result of one call."""
     x, *rest = args
     if target is operator.getitem and isinstance(x, dict):
-        return x[rest[0]]
-    if isinstance(target, _UNCHANGED):
-        return x
-    if (target in _FLATTEN or isinstance(target, nn.Flatten)) and shape == (1, x.size):
-        return x  # arrays have no shape in C
-    if target in _JOIN and len(shape) == 2 and {*rest, *kwargs.values()} <= {1, -1} != set():
+        return replace(x[rest[0]], own=False)
+    flattened = (target in _FLATTEN or isinstance(target, nn.Flatten)) and shape == (1, x.size)
+    if isinstance(target, _UNCHANGED) or flattened:  # arrays have no shape in C
+        return replace(x, own=False)  # a second name, under which it must not be overwritten
+    if target in _JOIN and len(shape) == 2 and [*rest, *kwargs.values()] in ([1], [-1]):
         return _join(code, x)
     if target in _ADD and not kwargs and isinstance(x, Value) and isinstance(rest[0], Value) and rest[0].size == x.size:
         y = code.buffer(x.size)

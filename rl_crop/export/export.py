@@ -68,7 +68,6 @@ def export_actor(
             run = CActor(source_code, actor, compiler) if compiler else None
             if run is None:
                 notes = ("there is no C compiler here: the file was not compared with predict",)
-            samples = samples.rounded()
             ports = c_ports(actor)
         difference, n_ties = (None, 0) if run is None else compare(run, model, actor, source, samples)
     write_atomically(path, lambda temporary: temporary.write_bytes(content))

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -35,11 +35,6 @@ class Samples:
     def __len__(self) -> int:
         return len(self.observations[0])
 
-    def rounded(self) -> "Samples":
-        """:return: the same in numbers that single precision holds, for a file that takes no others."""
-        columns = [column.astype(np.float32).astype(column.dtype) for column in self.observations]
-        return replace(self, observations=columns)
-
 
 def collect_samples(model: Any, actor: Actor, source: Source, seed: int = 0) -> Samples:
     """
@@ -61,13 +56,15 @@ def collect_samples(model: Any, actor: Actor, source: Source, seed: int = 0) -> 
     if fresh is not None:
         try:
             return _step(model, actor, source, fresh, n, "a fresh environment")
+        except Exception:  # it may want masks, say, that only a wrapper gives
+            pass
         finally:
             fresh.close()
     space = copy.deepcopy(source.space)
     space.seed(seed)
     parts = [_columns(actor, _stack([_sample(space) for _ in range(n)]))]
-    held = [_columns(actor, observations) for observations in _held(model, source)]
-    parts += [[column[-n:] for column in columns] for columns in held]
+    held = [_columns(actor, observations) for observations in _held(model, source, n)]
+    parts += held
     origin = "the agent's buffer and the space" if held else "the space"
     return Samples([np.concatenate(columns) for columns in zip(*parts)], None, origin)
 
@@ -79,7 +76,7 @@ def _fresh_env(source: Source, seed: int) -> VecEnv | None:
     if spec is None:
         return None
     try:
-        env = gym.make(spec.id, **spec.kwargs)
+        env = gym.make(spec.id, **(spec.kwargs | {"render_mode": None}))
     except Exception:  # anything can go wrong in the making of an environment, and samples of the space are good enough
         return None
     if env.observation_space != source.space:  # it was wrapped
@@ -134,20 +131,22 @@ def _small(sample: Any, space: spaces.Space) -> Any:
     return np.where(np.abs(sample) > _LARGEST, small, sample)
 
 
-def _held(model: Any, source: Source) -> Iterator[Any]:
-    """:return: what the agent's buffers hold, as the environment gave it."""
+def _held(model: Any, source: Source, n: int) -> Iterator[Any]:
+    """:return: up to about ``n`` observations that each of the agent's buffers holds, as the environment gave them."""
     rollouts, replay = getattr(model, "rollout_buffer", None), getattr(model, "replay_buffer", None)
     if rollouts is not None and rollouts.full:
-        yield _unwrap(_flat(rollouts.observations, 1 if rollouts.generator_ready else 2), source, normalized=True)
+        yield _unwrap(_rows(rollouts.observations, n, 1 if rollouts.generator_ready else 2), source, normalized=True)
     if replay is not None and replay.size() > 0:
         # Replay buffers keep observations as they are before normalisation.
-        yield _unwrap(_flat(replay.observations, 2, replay.size()), source, normalized=False)
+        yield _unwrap(_rows(replay.observations, n, 2, replay.size()), source, normalized=False)
 
 
-def _flat(observations: Any, n_axes: int, size: int | None = None) -> Any:
+def _rows(observations: Any, n: int, n_axes: int, size: int | None = None) -> Any:
+    """:return: the last observations of those before ``size``, the axes of steps and environments in one."""
     if isinstance(observations, dict):
-        return {key: _flat(value, n_axes, size) for key, value in observations.items()}
-    rows = observations[:size]
+        return {key: _rows(value, n, n_axes, size) for key, value in observations.items()}
+    n_envs = observations.shape[1] if n_axes == 2 else 1
+    rows = observations[:size][-n // n_envs :]
     return rows.reshape(-1, *rows.shape[n_axes:])
 
 

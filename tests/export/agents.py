@@ -20,6 +20,7 @@ IMAGE = spaces.Box(0, 255, (36, 38, 1), np.uint8)  # channels last
 PARTS = spaces.Dict(
     {"speed": BOX, "gear": spaces.Discrete(4), "doors": spaces.MultiDiscrete([2, 3]), "lights": spaces.MultiBinary(2)}
 )
+MATRIX = spaces.Box(-1.0, 2.0, (2, 3), np.float32)
 # Without whole numbers: their encodings have sizes that the LSTM of torch refuses.
 FEWER = spaces.Dict({"speed": BOX, "lights": spaces.MultiBinary(2)})
 SEEN = spaces.Dict({"camera": IMAGE, "speed": BOX})
@@ -78,7 +79,8 @@ class Own(BaseFeaturesExtractor):
         self.first = nn.Linear(space.shape[0], space.shape[0])
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        self.kept = x + th.nn.functional.elu(self.first(x), 0.5)
+        y = self.first(x)
+        self.kept = y + th.nn.functional.elu(th.flatten(y, 1), 0.5)  # what has two names keeps its value
         return th.cat([self.kept, x.tanh()], dim=1)
 
 
@@ -169,6 +171,7 @@ AGENTS: dict[str, Callable[[], BaseAlgorithm]] = {
     "a2c_multi_discrete": lambda: build(A2C, spaces.MultiDiscrete([3, 4]), spaces.MultiDiscrete([2, 5]), **kw()),
     "dqn_discrete": lambda: build(DQN, spaces.Discrete(6), **kw(activation_fn=nn.SiLU)),
     "dqn_image_mlp": lambda: build(DQN, spaces.Box(0, 255, (1, 36, 36), np.uint8), seed=5, **kw()),
+    "sac_matrices": lambda: build(SAC, MATRIX, MATRIX, **kw()),
     "sac_norms": lambda: build(SAC, BOX, TORQUES, **kw(features_extractor_class=WithNorms)),
     "sac_sde": lambda: build(SAC, BOX, TORQUES, **SDE, **kw(net_arch=[], clip_mean=0.4)),
     "td3_parts": lambda: build(TD3, PARTS, TORQUES, **kw()),

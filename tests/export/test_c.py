@@ -8,11 +8,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO, TD3
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 import rl_crop
 from rl_crop.export.c_functions import ACTIVATIONS
-from tests.export.agents import AGENTS, BOX, RECURRENT, TORQUES, WITH_IMAGES, build, given, kw
+from tests.export.agents import AGENTS, BOX, PARTS, RECURRENT, TORQUES, WITH_IMAGES, build, given, kw
 
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1"]
 
@@ -131,3 +132,34 @@ def test_without_a_compiler_the_report_says_so(tmp_path, monkeypatch):
     report = rl_crop.export_actor(AGENTS["ppo"](), tmp_path / "policy.c")
     assert report.largest_difference is None and "no C compiler" in report.notes[0]
     assert "not compared" in str(report)
+
+
+class Twice(BaseFeaturesExtractor):
+    """Reads a part under two names, and changes one."""
+
+    def __init__(self, space):
+        super().__init__(space, 8)
+
+    def forward(self, parts):
+        return th.cat([th.tanh(parts["gear"]), parts["gear"]], dim=-1)
+
+
+def test_what_is_read_twice_is_not_overwritten(tmp_path):
+    model = build(PPO, PARTS, TORQUES, **kw(features_extractor_class=Twice))
+    rl_crop.export_actor(model, tmp_path / "policy.c")
+    act, observation = Library(tmp_path / "policy.c", model), model.observation_space.sample()
+    wanted, _ = model.predict(observation, deterministic=True)
+    np.testing.assert_allclose(act(observation), wanted, atol=1e-4)
+
+
+class Stacked(Twice):
+    """Puts rows below each other, which looks like a concatenation."""
+
+    def forward(self, parts):
+        return th.cat([parts["gear"], parts["gear"]]).reshape(-1, 8)
+
+
+def test_a_concatenation_of_rows_is_refused(tmp_path):
+    model = build(PPO, PARTS, n_envs=1, **kw(features_extractor_class=Stacked))
+    with pytest.raises(rl_crop.PruningError, match="cat"):
+        rl_crop.export_actor(model, tmp_path / "policy.c")

@@ -16,7 +16,8 @@ def load(path):
 
 
 def as_inputs(observation):
-    return observation if isinstance(observation, dict) else {"observation": observation}
+    parts = observation if isinstance(observation, dict) else {"observation": observation}
+    return {key: part.astype(np.float32) if part.dtype == np.float64 else part for key, part in parts.items()}
 
 
 def assert_same(found, wanted):
@@ -90,7 +91,7 @@ def test_a_loaded_agent_needs_its_normalisation_back(tmp_path):
     assert report.folded == ("VecNormalize",) and report.origin == "the environment"
     env = model.get_env()
     wanted, _ = model.predict(env.reset(), deterministic=True)
-    inputs = {"observation": given(env)}
+    inputs = as_inputs(given(env))
     assert_same(load(tmp_path / "policy.onnx").run(None, inputs)[0], wanted)
     assert np.abs(load(tmp_path / "bare.onnx").run(None, inputs)[0] - wanted).max() > 0.01
 
