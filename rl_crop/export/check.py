@@ -1,6 +1,7 @@
 """The file against ``predict``, on the same numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,20 @@ def compare(
     return largest, n_ties
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """``predict`` on a GPU calculates in single precision for a block: convolutions there are rounded to TF32 by default."""
+    cudnn, matmul = th.backends.cudnn, th.get_float32_matmul_precision()
+    th.set_float32_matmul_precision("highest")
+    try:
+        with cudnn.flags(
+            enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+        ):
+            yield
+    finally:
+        th.set_float32_matmul_precision(matmul)
+
+
 def first_inputs(actor: Actor, samples: Samples) -> Arrays:
     """
     :param actor: whose inputs they are
@@ -94,7 +109,8 @@ def predict_arguments(actor: Actor, source: Source, inputs: Arrays) -> dict[str,
 
 
 def _expected(model: Any, actor: Actor, source: Source, inputs: Arrays) -> Arrays:
-    action, states = model.predict(**predict_arguments(actor, source, inputs))
+    with full_precision():
+        action, states = model.predict(**predict_arguments(actor, source, inputs))
     outputs = [np.asarray(action), *(states or () if actor.lstm is not None else ())]
     if not all(np.isfinite(values).all() for values in outputs):
         raise PruningError("The policy's own actions are not all finite numbers: there is nothing to compare the file with.")

@@ -178,3 +178,20 @@ def test_importing_the_package_imports_no_extras():
     extras = "onnx", "onnxruntime", "onnxscript", "sb3_contrib"
     code = f"import sys, rl_crop; print([name for name in {extras} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("matmul", ["highest", "medium"])
+def test_the_comparison_is_in_single_precision(matmul):
+    from rl_crop.export.check import full_precision
+
+    cudnn, kept = th.backends.cudnn, th.get_float32_matmul_precision()
+    try:
+        th.set_float32_matmul_precision(matmul)
+        before = cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, cudnn.enabled
+        with full_precision():
+            assert not cudnn.allow_tf32 and th.get_float32_matmul_precision() == "highest"
+            assert (cudnn.benchmark, cudnn.deterministic, cudnn.enabled) == before[1:]
+        assert (cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, cudnn.enabled) == before
+        assert th.get_float32_matmul_precision() == matmul
+    finally:
+        th.set_float32_matmul_precision(kept)
