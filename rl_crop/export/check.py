@@ -52,16 +52,10 @@ def compare(
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """``predict`` on a GPU calculates in single precision for a block: convolutions there are rounded to TF32 by default."""
-    cudnn, matmul = th.backends.cudnn, th.get_float32_matmul_precision()
-    th.set_float32_matmul_precision("highest")
-    try:
-        with cudnn.flags(
-            enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
-        ):
-            yield
-    finally:
-        th.set_float32_matmul_precision(matmul)
+    """Convolutions on a GPU are calculated in single precision for a block: by default they are rounded to TF32."""
+    cudnn = th.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
+        yield
 
 
 def first_inputs(actor: Actor, samples: Samples) -> Arrays:

@@ -14,6 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 import rl_crop
+from rl_crop.export.check import full_precision
 from tests.export.agents import AGENTS, BOX, CHOICE, TORQUES, Toy, build, kw
 
 
@@ -180,18 +181,10 @@ def test_importing_the_package_imports_no_extras():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("matmul", ["highest", "medium"])
-def test_the_comparison_is_in_single_precision(matmul):
-    from rl_crop.export.check import full_precision
-
-    cudnn, kept = th.backends.cudnn, th.get_float32_matmul_precision()
-    try:
-        th.set_float32_matmul_precision(matmul)
-        before = cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, cudnn.enabled
-        with full_precision():
-            assert not cudnn.allow_tf32 and th.get_float32_matmul_precision() == "highest"
-            assert (cudnn.benchmark, cudnn.deterministic, cudnn.enabled) == before[1:]
-        assert (cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, cudnn.enabled) == before
-        assert th.get_float32_matmul_precision() == matmul
-    finally:
-        th.set_float32_matmul_precision(kept)
+def test_the_comparison_is_in_single_precision():
+    cudnn = th.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, cudnn.enabled
+    with full_precision():
+        assert not cudnn.allow_tf32
+        assert (cudnn.benchmark, cudnn.deterministic, cudnn.enabled) == before[1:]
+    assert (cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, cudnn.enabled) == before
