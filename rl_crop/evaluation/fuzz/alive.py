@@ -12,7 +12,16 @@ from stable_baselines3.common.policies import BasePolicy
 from rl_crop.core.errors import PruningError
 from rl_crop.core.tracing import tensors_in
 from rl_crop.evaluation.fuzz.building import build
-from rl_crop.evaluation.fuzz.checks import check, check_consistent, check_finite, check_same, moving, optimizers_of, state
+from rl_crop.evaluation.fuzz.checks import (
+    CheckError,
+    check,
+    check_consistent,
+    check_finite,
+    check_same,
+    moving,
+    optimizers_of,
+    state,
+)
 from rl_crop.evaluation.fuzz.drawing import Combination
 from rl_crop.evaluation.fuzz.ways import SCORING, n_steps_of, observations_of
 from rl_crop.sb3.prune import plan_policy_pruning, prune_policy
@@ -40,7 +49,7 @@ def check_alive(model: BaseAlgorithm, chosen: Combination) -> None:
         if chosen.again:
             _prune_again(loaded)
             _check_saved(loaded, observations)
-    elif _can_be_saved(build(chosen).policy):
+    elif _can_be_saved(build(chosen).policy, observations):
         _check_equal(model.policy, _saved(model.policy), observations)
 
 
@@ -94,11 +103,11 @@ def _saved(policy: BasePolicy) -> BasePolicy:
         return type(policy).load(path, device="cpu")
 
 
-def _can_be_saved(policy: BasePolicy) -> bool:
+def _can_be_saved(policy: BasePolicy, observations: Any) -> bool:
     """Some policies forget arguments when they are saved alone: ``share_features_extractor``, the size of an LSTM."""
     try:
-        _saved(policy)
-    except RuntimeError:
+        _check_equal(policy, _saved(policy), observations)
+    except (RuntimeError, CheckError):
         return False
     return True
 
