@@ -75,6 +75,7 @@ class PolicyNetworks:
     :param noise: a distribution with state-dependent exploration noise, and its ``log_std``.
     :param needs_actions: whether ``forwards`` read actions.
     :param prepare: turns a batch into what the objectives and forwards read.
+    :param own: by what they compute, a function of the policy's own and the one that describes it here: they must agree.
     """
 
     modules: Mapping[str, Sequence[nn.Module | nn.Parameter]]
@@ -90,6 +91,7 @@ class PolicyNetworks:
     noise: tuple[Any, th.Tensor] | None = None
     needs_actions: bool = False
     prepare: Callable[[Any], Any] = field(default=lambda batch: batch)
+    own: Mapping[str, tuple[Forward, Forward]] = field(default_factory=dict)
 
 
 def hidden_widths(network: nn.Module, heads: int = 0) -> list[int]:

@@ -9,6 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.plan import TRACE_BATCH
 from rl_crop.core.rng import eval_mode, isolated_rng
 from rl_crop.core.subject import Copy, Network, Run, Subject, make_run
 from rl_crop.core.surgery import Transaction
@@ -54,6 +55,7 @@ def policy_subject(
         Network(name, frozenset(names[id(p)] for module in modules for p in _parameters(module)), losses[name], samples)
         for name, modules in parts.modules.items()
     )
+    _check_description(policy, parts, inputs)
     copies = _targets(parts, names, inputs)
     mirrored: list[tuple[BasePolicy, PolicyNetworks]] = []
     for mirror in mirrors:
@@ -70,6 +72,7 @@ def policy_subject(
 
     def after_cut(transaction: Transaction) -> None:
         rewrite_sizes(transaction, policy, parts, model)
+        _check_description(policy, parts, inputs)
         for mirror, mirror_parts in mirrored:
             rewrite_sizes(transaction, mirror, mirror_parts, None)
 
@@ -87,6 +90,18 @@ def policy_subject(
         optimizers=tuple({id(optimizer): optimizer for optimizer in found}.values()),
         after_cut=after_cut,
     )
+
+
+def _check_description(policy: BasePolicy, parts: PolicyNetworks, inputs: tuple[Any, Any]) -> None:
+    """:raises PruningError: a policy of a user's own does not compute what its class does, so what is cut would not fit it."""
+    with isolated_rng(0), eval_mode(policy), th.no_grad():
+        for what, functions in parts.own.items():
+            theirs, described = (make_run(function, inputs)(TRACE_BATCH).double() for function in functions)
+            if theirs.shape != described.shape or not th.allclose(theirs, described, rtol=1e-3, atol=1e-4, equal_nan=True):
+                raise PruningError(
+                    f"{type(policy).__name__} is not supported: it computes its {what} in another way than the policy of "
+                    f"Stable-Baselines3 that it is derived from. Nothing was changed."
+                )
 
 
 def algorithm_optimizers(model: BaseAlgorithm) -> list[th.optim.Optimizer]:

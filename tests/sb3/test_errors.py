@@ -7,8 +7,9 @@ import pytest
 import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EveryNTimesteps
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.sac.policies import Actor, SACPolicy
 
 import rl_crop
 from tests.sb3.agents import AGENTS, SCORING, equal, ppo, tensors, unmoved
@@ -102,6 +103,48 @@ def test_unknown_policies_are_refused():
     assert equal(tensors(model), before) and model.num_timesteps == 0
     with pytest.raises(rl_crop.PruningError, match="not Linear"):
         rl_crop.prune_policy(th.nn.Linear(2, 2), 0.5)
+
+
+class Centred(ActorCriticPolicy):
+    """A user's policy whose features are not those of its class."""
+
+    def extract_features(self, obs, features_extractor=None):
+        return super().extract_features(obs, features_extractor) - 1.0
+
+
+class Gated(ActorCriticPolicy):
+    """A user's policy with a layer that only its own function knows."""
+
+    def _build(self, lr_schedule):
+        self.gate = th.nn.LayerNorm(16)
+        super()._build(lr_schedule)
+
+    def predict_values(self, obs):
+        latent = self.gate(self.mlp_extractor.forward_critic(self.extract_features(obs, self.vf_features_extractor)))
+        return self.value_net(latent)
+
+
+class ScaledActor(Actor):
+    def get_action_dist_params(self, obs):
+        mean, log_std, others = super().get_action_dist_params(obs)
+        return 0.5 * mean, log_std, others
+
+
+class Scaled(SACPolicy):
+    """A user's policy with an actor of another function."""
+
+    def make_actor(self, features_extractor=None):
+        return ScaledActor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "what"),
+    [("ppo_discrete", Centred, "actions|values"), ("ppo_discrete", Gated, "predicted values"), ("sac", Scaled, "actions")],
+)
+def test_policies_with_a_function_of_their_own_are_refused(name, policy, what):
+    model = AGENTS[name](policy=policy)
+    with unmoved(model), pytest.raises(rl_crop.PruningError, match=f"computes its ({what}) in another way"):
+        rl_crop.prune_policy(model, 0.5, **SCORING)
 
 
 @pytest.mark.parametrize("name", ["dqn", "ars"])

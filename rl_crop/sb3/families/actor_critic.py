@@ -38,7 +38,20 @@ def actor_critic(policy: Any, hyper: Hyperparameters) -> PolicyNetworks:
             None if others is None else policy.mlp_extractor.forward_critic(others),
         )
 
-    return assemble(policy, hyper, latents)
+    def acted(observations: Any, actions: Any) -> th.Tensor:
+        latent = latents(observations, critic=False)[0]
+        chosen = policy._get_action_dist_from_latent(latent).get_actions(deterministic=True)
+        return chosen.reshape(-1, *policy.action_space.shape)
+
+    def valued(observations: Any, actions: Any) -> th.Tensor:
+        return policy.value_net(latents(observations, actor=False)[1])
+
+    own: dict[str, tuple[Forward, Forward]] = {  # training and prediction take different ways
+        "actions": (lambda observations, actions: policy(observations, deterministic=True)[0], acted),
+        "values": (lambda observations, actions: policy(observations, deterministic=True)[1], valued),
+        "predicted values": (lambda observations, actions: policy.predict_values(observations), valued),
+    }
+    return assemble(policy, hyper, latents, own=own)
 
 
 def assemble(

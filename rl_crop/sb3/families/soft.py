@@ -98,6 +98,12 @@ def _assemble(policy: Any, actor_loss: Callable[[Any], th.Tensor], critic_loss: 
         extractors=list(dict.fromkeys(owner.features_extractor for owner in owners)),
         ties=ties,
         needs_actions=True,
+        own={
+            "actions": (
+                lambda observations, actions: actor(observations, deterministic=True),
+                lambda observations, actions: act(observations, actions)[0].tanh(),
+            )
+        },
         noise=(actor.action_dist, actor.log_std) if actor.use_sde else None,
     )
 
