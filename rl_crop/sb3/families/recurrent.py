@@ -1,4 +1,9 @@
-"""RecurrentPPO: the LSTM stays whole, what follows it is pruned; every transition carries the LSTM's state before it."""
+"""
+RecurrentPPO: the LSTM stays whole, what follows it is pruned; every transition carries the LSTM's state before it.
+
+That state is given, not computed: gradients of what follows the LSTM are those of training, and those of a features
+extractor before it lack the paths through earlier steps.
+"""
 
 from collections.abc import Mapping
 from typing import Any
