@@ -7,15 +7,20 @@ from dataclasses import asdict, replace
 import pytest
 import torch as th
 
-from rl_crop import PruningError, prune_policy
+from rl_crop import PruningError, plan_policy_pruning, prune_policy
 from rl_crop.evaluation.fuzz import Outcome, draw, run, ways
-from rl_crop.evaluation.fuzz.accounting import Account
+from rl_crop.evaluation.fuzz.accounting import Account, check_slices, values_of
 from rl_crop.evaluation.fuzz.building import build
 from rl_crop.evaluation.fuzz.checks import CheckError, check_consistent, check_same, check_same_objects, moving, state
 from rl_crop.evaluation.fuzz.drawing import ACTIVATIONS, ALGORITHMS, OPTIMIZERS, WAYS, WITH_GRADIENT, WITHOUT_GRADIENT
 from scripts import fuzz
 
-SEEDS = {}
+PRUNED = (3, 10, 13, 17, 38, 42, 53, 54, 62, 72, 87, 100, 142, 145)
+REFUSED = {
+    69: "criterion needs a gradient",
+    86: "sparsity out of reach with min_units",
+    129: "the network named has no units",
+}
 PLAIN = next(
     chosen
     for chosen in map(draw, range(1000))
@@ -36,10 +41,22 @@ def model():
     return made
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_combinations_end_as_they_must(seed):
+@pytest.mark.parametrize("seed", PRUNED)
+def test_agents_end_pruned_and_alive(seed):
     outcome = run(seed)
-    assert (outcome.verdict, outcome.reason) == SEEDS[seed], outcome.trace
+    assert (outcome.verdict, outcome.reason) == ("pruned", ""), outcome.trace
+
+
+@pytest.mark.parametrize("seed", REFUSED)
+def test_agents_end_refused_and_as_they_were(seed):
+    outcome = run(seed)
+    assert (outcome.verdict, outcome.reason) == ("refused", REFUSED[seed]), outcome.trace
+
+
+def test_every_algorithm_and_way_is_among_them():
+    drawn = [draw(seed) for seed in PRUNED]
+    assert {chosen.algorithm for chosen in drawn} == set(ALGORITHMS)
+    assert {chosen.way for chosen in drawn} == set(WAYS)
 
 
 def test_a_seed_draws_the_same_combination_every_time():
@@ -124,6 +141,17 @@ def test_reports_must_be_true(model):
     first, (before, after) = next(iter(report.widths.items()))
     with pytest.raises(CheckError, match="shape"):
         account.check_cut(model.policy, {**report.widths, first: (before, after + 1)}, report.n_params_after)
+
+
+def test_a_slice_of_another_unit_is_seen(model):
+    plan = plan_policy_pruning(model, 0.6, **PLAIN.settings)
+    before = values_of(plan)
+    plan.apply()
+    check_slices(plan, before)
+    moments = model.policy.optimizer.state[model.policy.value_net.weight]
+    moments["exp_avg"] = moments["exp_avg"].flip(1)
+    with pytest.raises(CheckError, match="value_net.weight is not what it was"):
+        check_slices(plan, before)
 
 
 def test_an_optimizer_that_lost_a_parameter_is_seen(model):
