@@ -6,7 +6,7 @@ import rl_crop
 from rl_crop.core.surgery import Transaction
 from tests.sb3.agents import AGENTS, SCORING, equal, tensors, unmoved
 
-NAMES = ["ppo_discrete", "ppo_sde", "sac_sde", "sac_three_critics"]
+NAMES = ["ppo_discrete", "ppo_sde", "sac_sde", "sac_three_critics", "dqn", "td3_own_shared", "dqn_images", "recurrent_mixed"]
 
 
 class Injected(Exception):
@@ -42,10 +42,19 @@ def test_a_failure_while_cutting(name, method, k, monkeypatch):
     assert equal(tensors(model), tensors(twin))
 
 
-@pytest.mark.parametrize("keywords", [{"schedule": "iterative"}, {"compensation": "distill"}], ids=str)
-@pytest.mark.parametrize("name", ["ppo_sde", "sac_sde"])
+CASES = [
+    (name, keywords)
+    for name in ("ppo_sde", "sac_sde")
+    for keywords in ({"schedule": "iterative"}, {"compensation": "distill"})
+]
+CASES += [(name, {"compensation": "least_squares"}) for name in ("dqn", "td3", "recurrent", "ppo_images_separate", "sac_own")]
+CASES += [("ars", {"criterion": "span"}), ("crossq_sde", {"schedule": "iterative"})]
+
+
+@pytest.mark.parametrize(("name", "keywords"), CASES, ids=str)
 def test_a_failure_at_the_very_end(name, keywords, monkeypatch):
     model = AGENTS[name]().learn(64)
+    monkeypatch.setattr("rl_crop.core.distillation.STEPS", 10)
     from rl_crop.sb3 import subject
 
     calls, original = [], subject.rewrite_sizes

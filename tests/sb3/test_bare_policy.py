@@ -7,13 +7,15 @@ import pytest
 import torch as th
 import torch.nn.functional as F  # noqa: N812
 from gymnasium import spaces
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import SACPolicy
 
 import rl_crop
-from tests.sb3.agents import SCORING, equal, ppo, sac
+from rl_crop.sb3.adapters import describe
+from tests.sb3.agents import AGENTS, SCORING, equal, ppo, sac
 
 OBSERVATIONS = spaces.Box(-1, 1, (5,))
 
@@ -127,6 +129,31 @@ def test_a_loss_of_ones_own():
         rl_crop.plan_policy_pruning(policy, 0.5, batches=data, loss={"actr": value_loss})
     with pytest.raises(rl_crop.PruningError, match="depend"):  # a loss that the actor has no part in
         rl_crop.plan_policy_pruning(policy, 0.5, batches=data, loss=value_loss)
+
+
+@pytest.mark.parametrize("name", ["recurrent", "recurrent_shared", "recurrent_without_critic"])
+def test_padded_sequences_are_taken_apart(name):
+    """Values and log-probabilities of every real step are those that the policy finds by running whole sequences."""
+    model = AGENTS[name]().learn(64)
+    policy, parts, rows = model.policy, describe(model.policy), []
+    assert model.rollout_buffer.episode_starts.sum() > 0 or name == "recurrent_without_critic"
+    for given in model.rollout_buffer.get(40):
+        real = given.mask > 0
+        actions = given.actions if policy.use_sde else given.actions.long().flatten()
+        states = RNNStates(*given.lstm_states)
+        with th.no_grad():
+            expected = policy.evaluate_actions(given.observations, actions, states, given.episode_starts)[0].flatten()[real]
+            head, values = parts.forwards[0](parts.prepare(given).observations, None)
+            assert len(head) == int(real.sum()) and th.allclose(values.flatten(), expected, atol=1e-5)
+            latent = policy.get_distribution(given.observations, states.pi, given.episode_starts)[0].distribution
+            wanted = latent.mean if policy.use_sde else latent.logits
+            found = head if policy.use_sde else head.log_softmax(dim=1)
+            assert th.allclose(found, wanted[real], atol=1e-5)
+        rows.append(len(head))
+    assert sum(rows) == model.n_steps * model.n_envs
+    batches = list(model.rollout_buffer.get(40))
+    rl_crop.prune_policy(policy, 0.6, batches=batches, ent_coef=0.01)
+    model.learn(64, reset_num_timesteps=False)
 
 
 def actor_critic_loss(policy, data):

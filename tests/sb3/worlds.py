@@ -1,5 +1,7 @@
 """Environments, features extractors and policies of a user's own; needs no rl_crop, so that stock processes can import it."""
 
+import copy
+
 import ale_py
 import gymnasium as gym
 import numpy as np
@@ -51,7 +53,7 @@ class Images(FakeImageEnv):
     def __init__(self, discrete: bool = True, **others: spaces.Space) -> None:
         super().__init__(screen_height=SIDE, screen_width=SIDE, n_channels=1, discrete=discrete)
         if others:
-            self.observation_space = spaces.Dict({"image": self.observation_space, **others})
+            self.observation_space = spaces.Dict({"image": self.observation_space, **copy.deepcopy(others)})
         self.observation_space.seed(0)
 
     def step(self, action):
