@@ -1,0 +1,57 @@
+"""Measure the return of a random policy on every environment of a study. What has been measured stays.
+
+Example::
+
+    python scripts/random_policy.py docs/results/returns
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# It must be set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import tyro
+
+from rl_crop.evaluation import RunConfig
+from rl_crop.evaluation.random_policy import measure_random_policy, random_policy_path
+from rl_crop.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Args:
+    results: tyro.conf.Positional[Path]
+    """A folder with one JSON file a run, as `scripts/sweep.py` writes it."""
+    seeds: int = 10
+    """Seeds 0, 1, … of the random policy."""
+    episodes: int = 20
+    """Episodes of each seed."""
+    out: Path = Path("docs/results/random_policy")
+    """The folder of the measurements, one file an environment."""
+
+
+def main(args: Args) -> None:
+    """
+    Measure what is missing.
+
+    :param args: the arguments
+    """
+    configs: dict[Path, RunConfig] = {}
+    for path in sorted(args.results.glob("*.json")):
+        config = RunConfig.from_dict(read_json(path)["config"])
+        configs.setdefault(random_policy_path(args.out, config.env, config.env_kwargs), config)
+    if not configs:
+        sys.exit(f"No results in {args.results}: run scripts/sweep.py first.")
+    for path, config in configs.items():
+        if not path.exists():
+            means = [measure_random_policy(config, seed, args.episodes) for seed in range(args.seeds)]
+            settings = {"env": config.env, "env_kwargs": config.env_kwargs, "episodes_a_seed": args.episodes}
+            write_json(path, settings | {"mean_returns": means})
+        means = read_json(path)["mean_returns"]
+        print(f"{config.env}: mean of {len(means)} seeds {sum(means) / len(means):.2f}  ({path})")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
