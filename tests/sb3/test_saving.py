@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch as th
+from stable_baselines3.common.torch_layers import NatureCNN
 
 import rl_crop
-from tests.sb3.agents import AGENTS, SCORING, consistent, equal, ppo, sac
+from tests.sb3.agents import AGENTS, SCORING, consistent, equal, ppo, sac, tensors
 
 # RecurrentPPO's forgets lstm_hidden_size, dense or pruned: see docs/support.md.
 POLICIES = (
@@ -22,6 +23,19 @@ def test_policy_save_and_load(name, tmp_path):
     model.policy.save(tmp_path / "policy.zip")
     loaded = type(model.policy).load(tmp_path / "policy.zip")
     assert equal(loaded.state_dict(), model.policy.state_dict())
+
+
+@pytest.mark.parametrize("name", ["ppo_images", "ppo_images_separate", "dqn_images", "sac_images_shared"])
+def test_agents_whose_extractors_are_left_whole_need_no_package(name):
+    model = AGENTS[name](net_arch=[16]).learn(64)
+    extractors = [key for key, module in model.policy.named_modules() if isinstance(module, NatureCNN)]
+    before = {key: value for key, value in tensors(model).items() if "features_extractor" in key}
+    rl_crop.prune_policy(model, 0.6, ignore=tuple(extractors), n_batches=1, batch_size=32)
+    assert {key: value.shape for key, value in tensors(model).items() if key in before} == {
+        k: v.shape for k, v in before.items()
+    }
+    assert "features_extractor_class" not in model.policy_kwargs
+    consistent(model)
 
 
 def test_history_is_plain_and_json_ready(make_plain):
