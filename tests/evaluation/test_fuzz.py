@@ -15,7 +15,7 @@ from rl_crop.evaluation.fuzz.checks import CheckError, check_consistent, check_s
 from rl_crop.evaluation.fuzz.drawing import ACTIVATIONS, ALGORITHMS, OPTIMIZERS, WAYS, WITH_GRADIENT, WITHOUT_GRADIENT
 from scripts import fuzz
 
-PRUNED = (3, 10, 13, 17, 38, 42, 53, 54, 62, 72, 87, 100, 142, 145)
+PRUNED = (3, 10, 13, 17, 38, 42, 53, 54, 72, 87, 100, 121, 142, 145)
 REFUSED = {
     69: "criterion needs a gradient",
     86: "sparsity out of reach with min_units",
