@@ -1,0 +1,169 @@
+"""The figures of a study: which there are, and how panels are put together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl_crop.evaluation.aggregate import RIVALS, Overall, improvements, sparsities
+from rl_crop.evaluation.figures.curves import draw_curves
+from rl_crop.evaluation.figures.improvement import draw_improvements, rows_of
+from rl_crop.evaluation.figures.overall import draw_overall, draw_profiles
+from rl_crop.evaluation.figures.style import ArmStyle, arm_styles, legend_of_arms, panels, percent, settings
+from rl_crop.evaluation.figures.times import draw_times
+from rl_crop.evaluation.figures.tradeoffs import CPU_SECONDS, PARAMETERS, SECONDS, draw_tradeoff
+from rl_crop.evaluation.figures.widths import draw_widths, layers
+from rl_crop.evaluation.scores import Scores
+from rl_crop.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Picture:
+    """
+    One figure.
+
+    :param name: of its files
+    :param title: what it shows
+    :param draw: draws it
+    :param cells: the attributes by which a page filters the whole figure: ``task``, ``arm``, ``sparsity``
+    """
+
+    name: str
+    title: str
+    draw: Callable[[], Any]
+    cells: dict[str, str]
+
+    def save(self, *paths: Path) -> None:
+        """
+        Draw the figure and write it; the same study always gives the same files.
+
+        :param paths: ``.png`` or ``.svg`` files
+        """
+        with settings():
+            figure = self.draw()
+            for path in paths:
+                metadata = {"Date": None} if path.suffix == ".svg" else None
+                write_atomically(path, lambda temporary, m=metadata: figure.savefig(temporary, dpi=150, metadata=m))  # type: ignore[misc]
+
+
+def study_styles(scores: Scores) -> dict[str, ArmStyle]:
+    """
+    :param scores: the study
+    :return: a style for each of its arms
+    """
+    return arm_styles(arm for task in scores.results.tasks for arm, _ in scores.results.groups(task))
+
+
+def task_pictures(scores: Scores, task: str) -> list[Picture]:
+    """
+    :param scores: the study
+    :param task: its name
+    :return: its figures, all but the learning curves
+    """
+    styles, cells = study_styles(scores), {"task": task}
+    shown = {arm: style for arm, style in styles.items() if arm in {arm for arm, _ in scores.results.groups(task)}}
+
+    def tradeoffs(*costs: Any) -> Any:
+        figure, axes = panels(1, len(costs), (6.4 if len(costs) == 1 else 5.0, 4.0))
+        for ax, cost in zip(axes.flat, costs):
+            draw_tradeoff(ax, scores, task, styles, cost)
+        return _finish(figure, task, shown)
+
+    def times() -> Any:
+        figure, axes = panels(1, 1, (6.4, 4.0))
+        draw_times(axes[0, 0], scores, task, styles)
+        return _finish(figure, task, shown)
+
+    def widths() -> Any:
+        runs = [run for group in scores.results.groups(task) for run in scores.results.of(task, *group)]
+        found = layers(runs)
+        n_rows = len(scores.results.groups(task))
+        figure, axes = panels(1, max(1, len(found)), (3.0, 1.0 + 0.27 * n_rows), sharey=True)
+        for ax, layer in zip(axes.flat, found):
+            draw_widths(ax, scores, task, layer, styles)
+        return _finish(figure, task, {})
+
+    return [
+        Picture(f"{task}_parameters", "Return against remaining parameters", lambda: tradeoffs(PARAMETERS), cells),
+        Picture(f"{task}_costs", "Return against training time", lambda: tradeoffs(SECONDS, CPU_SECONDS), cells),
+        Picture(f"{task}_prune_times", "Return against the prune time", times, cells),
+        Picture(f"{task}_widths", "Remaining widths by layer", widths, cells),
+        *(
+            Picture(
+                f"{task}_improvement_{sparsity}",
+                f"Probability of improvement at {percent(sparsity)}",
+                lambda s=sparsity: _improvements(scores, [task], s, styles, task),  # type: ignore[misc]
+                cells | {"sparsity": sparsity},
+            )
+            for sparsity in sparsities(scores)
+        ),
+    ]
+
+
+def curve_picture(scores: Scores, task: str, groups: list[tuple[str, str]], name: str) -> Picture:
+    """
+    :param scores: the study
+    :param task: its name
+    :param groups: the arms and sparsities to show, a panel each
+    :param name: of the picture's files
+    :return: their learning curves
+    """
+    styles = study_styles(scores)
+
+    def draw() -> Any:
+        n_cols = min(4, len(groups))
+        n_rows = -(-len(groups) // n_cols)
+        figure, axes = panels(n_rows, n_cols, (3.1, 2.4), sharex=True, sharey=True)
+        for ax, group in zip(axes.flat, groups):
+            draw_curves(ax, scores, task, *group, styles)
+        for ax in axes.flat[len(groups) :]:
+            ax.set_visible(False)
+        figure.supxlabel("environment steps", fontsize=9)
+        figure.supylabel("return", fontsize=9)
+        return figure
+
+    alone = {"arm": groups[0][0], "sparsity": groups[0][1]} if len(groups) == 1 else {}
+    return Picture(name, "Learning curves; dashed: cuts, dotted: mean of dense", draw, {"task": task} | alone)
+
+
+def overall_pictures(scores: Scores, tasks: list[str], sparsity: str, found: list[Overall]) -> list[Picture]:
+    """
+    :param scores: the study
+    :param tasks: the environments that tell the arms apart
+    :param sparsity: the sparsity
+    :param found: the arms over these environments
+    :return: the figures of all of them together
+    """
+    styles, cells = study_styles(scores), {"sparsity": sparsity}
+
+    def together() -> Any:
+        figure, axes = panels(1, 2, (5.2, 3.8))
+        draw_overall(axes[0, 0], found, styles)
+        draw_profiles(axes[0, 1], found, styles)
+        return _finish(figure, "", {arm.arm: styles[arm.arm] for arm in found})
+
+    return [
+        Picture(f"overall_{sparsity}", f"Normalised returns at {percent(sparsity)}", together, cells),
+        Picture(
+            f"overall_improvement_{sparsity}",
+            f"Probability of improvement at {percent(sparsity)}, mean of the environments",
+            lambda: _improvements(scores, tasks, sparsity, styles, ""),
+            cells,
+        ),
+    ]
+
+
+def _improvements(scores: Scores, tasks: list[str], sparsity: str, styles: dict[str, ArmStyle], title: str) -> Any:
+    found = improvements(scores, tasks, sparsity)
+    figure, axes = panels(1, len(RIVALS), (3.9, 1.3 + 0.27 * len(rows_of(found))), sharey=True)
+    for ax, rival in zip(axes.flat, RIVALS):
+        draw_improvements(ax, found, rival, styles)
+    return _finish(figure, title, {})
+
+
+def _finish(figure: Any, title: str, styles: dict[str, ArmStyle]) -> Any:
+    if title:
+        figure.suptitle(title, fontsize=10)
+    if styles:
+        legend_of_arms(figure, styles)
+    return figure

@@ -1,0 +1,46 @@
+"""Learning curves of one arm, with the moment of every cut."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rl_crop.evaluation.figures.style import ArmStyle, label, tag
+from rl_crop.evaluation.results import Run
+from rl_crop.evaluation.scores import DENSE, Scores
+
+
+def draw_curves(axes: Any, scores: Scores, task: str, arm: str, sparsity: str, styles: Mapping[str, ArmStyle]) -> None:
+    """
+    Draw every seed as a thin line and their mean as a thick one, beside the mean of the dense arm.
+
+    :param axes: where
+    :param scores: the study
+    :param task: its name
+    :param arm: the arm's name
+    :param sparsity: its sparsity
+    :param styles: of every arm
+    """
+    from matplotlib.ticker import EngFormatter
+
+    runs, color = scores.results.of(task, arm, sparsity), styles[arm].color
+    dense = scores.results.of(task, DENSE, "0")
+    if dense and arm != DENSE:
+        axes.plot(*_mean(dense), color=styles[DENSE].color, linewidth=1, linestyle=":", label="dense, mean")
+    for run in runs:
+        gid = tag(arm, sparsity, run.key.seed)
+        axes.plot(run.timesteps, run.returns, color=color, linewidth=0.8, alpha=0.45, gid=gid)
+        axes.plot([run.n_timesteps], [run.score], "o", color=color, markersize=3.5, clip_on=False, gid=gid, zorder=4)
+        for share in run.cuts:
+            axes.axvline(share * run.n_timesteps, color="#C04000", linestyle=(0, (4, 2)), linewidth=0.8, alpha=0.8, gid=gid)
+    if runs:
+        axes.plot(*_mean(runs), color=color, linewidth=2.2, gid=tag(arm, sparsity))
+        axes.set_xlim(0, max(run.n_timesteps for run in runs))
+    axes.set_title(f"{label(arm, sparsity)} ({len(runs)} {'seed' if len(runs) == 1 else 'seeds'})")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _mean(runs: list[Run]) -> tuple[tuple[int, ...], Any]:
+    # Evaluations of one task come at the same steps in every run; a run of another length would not be comparable there.
+    steps = max((run.timesteps for run in runs), key=len)
+    return steps, np.mean([run.returns for run in runs if run.timesteps == steps], axis=0)

@@ -1,0 +1,166 @@
+"""How every picture looks: one colour and one marker an arm, readable without telling red from green."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rl_crop.optional import require
+
+# The colours of Okabe and Ito for the arms of the study, others for those that are added.
+_KNOWN = {
+    "dense": ("#000000", "o"),
+    "dense_small": ("#E69F00", "s"),
+    "dense_small_crop": ("#D55E00", "D"),
+    "span_crop": ("#0072B2", "^"),
+    "span_crop_gradual": ("#56B4E9", "v"),
+    "earlycrop": ("#009E73", "P"),
+    "random": ("#808080", "X"),
+    "magnitude": ("#CC79A7", "d"),
+}
+_OTHERS = ("#882255", "#999933", "#332288", "#44AA99", "#661100", "#AA4499", "#6699CC", "#B8A000")
+_MARKERS = ("<", ">", "p", "h", "*", "8", "H")
+_SETTINGS = {"font.size": 9, "axes.titlesize": 10, "svg.fonttype": "none", "svg.hashsalt": "rl_crop"}
+
+
+@dataclass(frozen=True)
+class ArmStyle:
+    """
+    :param color: as ``#rrggbb``
+    :param marker: of matplotlib
+    """
+
+    color: str
+    marker: str
+
+
+def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
+    """
+    :param arms: every arm of the study
+    :return: a style for each, in the order in which arms are shown: dense first, then its small rivals
+    """
+    names = sorted(set(arms), key=lambda arm: (not arm.startswith("dense"), arm))
+    others = [name for name in names if name not in _KNOWN]
+    added = {
+        name: (_OTHERS[i % len(_OTHERS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(others)
+    }
+    return {name: ArmStyle(*(_KNOWN | added)[name]) for name in names}
+
+
+def panels(n_rows: int, n_cols: int, size: tuple[float, float], **kwargs: Any) -> tuple[Any, Any]:
+    """
+    A figure without a window and without global state.
+
+    :param n_rows: rows of axes
+    :param n_cols: columns of axes
+    :param size: width and height of one of them, in inches
+    :param kwargs: further arguments of ``Figure.subplots``
+    :return: the figure and a two-dimensional array of its axes
+    """
+    require("matplotlib", "plots")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(n_cols * size[0], n_rows * size[1]), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(n_rows, n_cols, squeeze=False, **kwargs)
+    for ax in axes.flat:
+        ax.grid(alpha=0.3, linewidth=0.6)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_axisbelow(True)
+    return figure, axes
+
+
+def settings() -> Any:
+    """
+    :return: a context in which figures are drawn and written: sizes of text, text as text, the same names in every file
+    """
+    return require("matplotlib", "plots").rc_context(_SETTINGS)
+
+
+def tag(arm: str, sparsity: str, seed: int | str = "*") -> str:
+    """
+    The name of a mark in a picture.
+
+    :param arm: the arm's name
+    :param sparsity: its sparsity
+    :param seed: its seed; ``"*"`` for a mark of all seeds
+    :return: what :func:`rl_crop.evaluation.figures.inline.inline_svg` turns into attributes
+    """
+    return f"cell|{arm}|{sparsity}|{seed}"
+
+
+def label(arm: str, sparsity: str) -> str:
+    """
+    :param arm: the arm's name
+    :param sparsity: its sparsity
+    :return: for example ``"random 95 %"``; a dense arm has no sparsity
+    """
+    return arm if sparsity == "0" else f"{arm} {percent(sparsity)}"
+
+
+def percent(sparsity: str) -> str:
+    """
+    :param sparsity: as in the names of files
+    :return: for example ``"95 %"``; sparsities by network stay as they are
+    """
+    try:
+        return f"{100 * float(sparsity):g} %"
+    except ValueError:
+        return sparsity
+
+
+def spread(index: int, count: int, width: float) -> float:
+    """
+    Where one of several marks stands beside a common place.
+
+    :param index: which
+    :param count: how many
+    :param width: the width that all of them share
+    :return: its distance from the middle
+    """
+    return width * (index / max(1, count - 1) - 0.5) if count > 1 else 0.0
+
+
+def error_bar(
+    axes: Any, x: float, y: float, interval: tuple[float, float] | None, style: ArmStyle, gid: str, **kwargs: Any
+) -> None:
+    """
+    Draw an estimate with its interval; the interval of a single seed is not drawn.
+
+    :param axes: where
+    :param x: horizontal place
+    :param y: the estimate
+    :param interval: its bounds
+    :param style: the arm's
+    :param gid: the mark's :func:`tag`
+    :param kwargs: ``horizontal=True`` draws the interval along x
+    """
+    horizontal = kwargs.pop("horizontal", False)
+    if interval is not None:
+        ends = np.array(interval)
+        fixed = np.array([y, y] if horizontal else [x, x])
+        axes.plot(*((ends, fixed) if horizontal else (fixed, ends)), color=style.color, linewidth=1.8, gid=gid)
+    axes.plot(
+        [x],
+        [y],
+        style.marker,
+        color=style.color,
+        markersize=7,
+        markeredgecolor="white",
+        markeredgewidth=0.7,
+        gid=gid,
+        **kwargs,
+    )
+
+
+def legend_of_arms(figure: Any, styles: dict[str, ArmStyle]) -> None:
+    """
+    :param figure: the figure, which gets one legend below its axes
+    :param styles: the arms shown
+    """
+    from matplotlib.lines import Line2D
+
+    marks = [Line2D([], [], color=s.color, marker=s.marker, linewidth=1.8, label=arm) for arm, s in styles.items()]
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, frameon=False)

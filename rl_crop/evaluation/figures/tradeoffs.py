@@ -1,0 +1,90 @@
+"""Return against what it costs: remaining parameters, wall-clock, processor time."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rl_crop.evaluation.aggregate import ArmSummary, summaries
+from rl_crop.evaluation.figures.style import ArmStyle, error_bar, percent, spread, tag
+from rl_crop.evaluation.results import Run
+from rl_crop.evaluation.scores import DENSE, Scores
+
+
+@dataclass(frozen=True)
+class Cost:
+    """
+    What stands on the horizontal axis.
+
+    :param label: of the axis
+    :param of: reads it off a run
+    :param beside: whether arms of one sparsity have the same cost, so that they must be drawn side by side
+    """
+
+    label: str
+    of: Callable[[Run], float]
+    beside: bool = False
+
+
+PARAMETERS = Cost("remaining parameters (arms of one sparsity stand side by side in the shaded place)", lambda run: run.n_params, beside=True)
+SECONDS = Cost("wall-clock of training with cuts, seconds", lambda run: run.seconds)
+CPU_SECONDS = Cost("processor time of training with cuts, seconds", lambda run: run.cpu_seconds)
+# Arms of one sparsity share this much of a logarithmic axis, in decades.
+_WIDTH = 0.34
+
+
+def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, ArmStyle], cost: Cost) -> None:
+    """
+    Draw every seed as a small dot, and every arm's interquartile mean with its 95 % interval at its mean cost.
+
+    :param axes: where
+    :param scores: the study
+    :param task: its name
+    :param styles: of every arm
+    :param cost: what stands on the horizontal axis
+    """
+    found = [summary for summary in summaries(scores, task) if summary.runs]
+    axes.set_xlabel(cost.label)
+    axes.set_ylabel("return of the final policy")
+    if cost.beside:
+        axes.set_xscale("log")
+    places: dict[str, list[tuple[float, float]]] = {}
+    for summary in found:
+        style = styles[summary.arm]
+        beside = [other.arm for other in found if other.sparsity == summary.sparsity]
+        shift = 10 ** spread(beside.index(summary.arm), len(beside), _WIDTH) if cost.beside else 1.0
+        for run in summary.runs:
+            x = cost.of(run) * shift
+            axes.plot([x], [run.score], "o", color=style.color, markersize=3.5, alpha=0.55, markeredgewidth=0,
+                      gid=tag(summary.arm, summary.sparsity, run.key.seed))  # fmt: skip
+        x = float(np.mean([cost.of(run) for run in summary.runs])) * shift
+        error_bar(axes, x, summary.iqm, summary.interval, style, tag(summary.arm, summary.sparsity))
+        places.setdefault(summary.arm, []).append((x, summary.iqm))
+        if summary.arm == DENSE:
+            axes.axhline(summary.iqm, color=style.color, linewidth=0.8, linestyle=":", gid=tag(DENSE, "0"))
+    for arm, points in places.items():
+        if len(points) > 1:
+            axes.plot(*zip(*sorted(points)), color=styles[arm].color, linewidth=0.9, alpha=0.7, gid=tag(arm, "*"))
+    if cost.beside:
+        _mark_groups(axes, found, cost)
+        _plain_numbers(axes)
+
+
+def _mark_groups(axes: Any, found: list[ArmSummary], cost: Cost) -> None:
+    # Marks stand beside their true place, so the true place is written below them.
+    for sparsity in dict.fromkeys(summary.sparsity for summary in found if summary.arm != DENSE):
+        values = [cost.of(run) for summary in found if summary.sparsity == sparsity for run in summary.runs]
+        middle, half = float(np.mean(values)), 10 ** (0.6 * _WIDTH)
+        axes.axvspan(middle / half, middle * half, color="#F2F2F2", zorder=0, linewidth=0, gid=tag("*", sparsity))
+        text = f"{percent(sparsity)}: {min(values):,}–{max(values):,}"
+        place = {"xycoords": ("data", "axes fraction"), "ha": "center", "fontsize": 8, "color": "#444444"}
+        axes.annotate(text, (middle, 1.01), gid=tag("*", sparsity), **place)
+
+
+def _plain_numbers(axes: Any) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())

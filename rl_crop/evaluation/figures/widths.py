@@ -1,0 +1,53 @@
+"""The remaining width of every layer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rl_crop.evaluation.figures.style import ArmStyle, label, spread, tag
+from rl_crop.evaluation.results import Run
+from rl_crop.evaluation.scores import DENSE, Scores
+
+_HEADS = {"pi": "actor", "vf": "critic", "qf": "critic"}
+
+
+def layers(runs: list[Run]) -> list[tuple[str, int]]:
+    """
+    :param runs: runs of one task
+    :return: its hidden layers as head and index
+    """
+    return list(dict.fromkeys((head, i) for run in runs for head, widths in run.widths.items() for i in range(len(widths))))
+
+
+def draw_widths(axes: Any, scores: Scores, task: str, layer: tuple[str, int], styles: Mapping[str, ArmStyle]) -> None:
+    """
+    Draw the mean width of a layer by arm as a bar, and every seed as a dot.
+
+    :param axes: where
+    :param scores: the study
+    :param task: its name
+    :param layer: the head (``pi``, ``vf`` or ``qf``) and the index of the layer
+    :param styles: of every arm
+    """
+    head, index = layer
+    groups = [group for group in scores.results.groups(task) if group[0] != DENSE]
+    dense = [run.widths[head][index] for run in scores.results.of(task, DENSE, "0")]
+    for row, (arm, sparsity) in enumerate(groups):
+        runs, color = scores.results.of(task, arm, sparsity), styles[arm].color
+        widths = [run.widths[head][index] for run in runs]
+        if not widths:
+            continue
+        axes.barh(row, np.mean(widths), color=color, alpha=0.35, height=0.72, gid=tag(arm, sparsity))
+        for i, run in enumerate(runs):
+            place = row + spread(i, len(runs), 0.5)
+            axes.plot([widths[i]], [place], "o", color=color, markersize=3.5, gid=tag(arm, sparsity, run.key.seed))
+        text = f"  {np.mean(widths):.0f}"
+        axes.text(max(widths), row, text, va="center", fontsize=8, color="#222222", gid=tag(arm, sparsity))
+    axes.set_yticks(range(len(groups)), [label(*group) for group in groups])
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.margins(x=0.15)
+    axes.set_xlim(left=0)
+    whole = f" (dense: {dense[0]})" if dense else ""
+    axes.set_title(f"{_HEADS.get(head, head)}, layer {index + 1}{whole}")
+    axes.set_xlabel("units left")

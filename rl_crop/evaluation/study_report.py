@@ -1,0 +1,158 @@
+"""The report of a study: its sections, and their files as Markdown, CSV and pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rl_crop.evaluation.aggregate import improvements, overall, separation, sparsities
+from rl_crop.evaluation.best_time import compare_times
+from rl_crop.evaluation.figures.compose import Picture, curve_picture, overall_pictures, task_pictures
+from rl_crop.evaluation.figures.style import percent
+from rl_crop.evaluation.scores import Scores
+from rl_crop.evaluation.tables import (
+    Table,
+    arms_table,
+    improvement_table,
+    missing_table,
+    overall_table,
+    runs_table,
+    separation_table,
+    times_table,
+)
+from rl_crop.files import write_text
+
+METHODS = (
+    "The score of a run is the mean return of its final policy over the episodes of the final evaluation, in a separate "
+    "environment with deterministic actions; never the best checkpoint.",
+    "Every run counts. A run that broke off counts with the return of a random policy, or with the lowest return of its task "
+    "where that is not known.",
+    "IQM is the interquartile mean over seeds; with three seeds or fewer it is their mean. Intervals are 95 % percentile "
+    "bootstrap intervals, stratified by environment, 2,000 samples from a seeded generator. Those of three seeds can hardly be "
+    "narrower or wider than the seeds themselves and are too narrow rather than too wide.",
+    "Normalised returns are 0 for a random policy and 1 for the dense arm, both the IQM of their own seeds and held fixed.",
+    "An arm is called non-inferior where the lower bound of its normalised IQM is above 0.95 (0.90 on MuJoCo, where seeds of "
+    "one arm differ by hundreds).",
+    "The probability of improvement compares every run of one arm with every run of the other on the seeds that both have, ties "
+    "as one half; its interval draws seeds for both arms at once. Beside it: wins, ties and losses on paired seeds.",
+    "Environments are put together only where they tell the arms apart: where random or dense_small stays below dense by more "
+    "than its interval, and not most runs end at the same highest return.",
+    "The best fixed prune time is chosen on every other seed and tested on the others.",
+    "Small dots are single seeds. Widths are ranges over seeds, layer by layer; pi is the actor, vf and qf are the critic.",
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """
+    A part of the report.
+
+    :param name: for links and files
+    :param title: its heading
+    :param notes: sentences below the heading
+    :param tables: its tables
+    :param pictures: its figures as files
+    :param panels: figures of a single arm each, which a page shows instead of the last of ``pictures``
+    :param task: the task that it is of, if it is of one
+    """
+
+    name: str
+    title: str
+    notes: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    panels: tuple[Picture, ...] = ()
+    task: str | None = None
+
+
+def study_sections(scores: Scores) -> list[Section]:
+    """
+    :param scores: the study
+    :return: what it says over several environments, then by environment, then what is missing
+    """
+    return [
+        *(_overall_section(scores, sparsity) for sparsity in sparsities(scores)),
+        *(_task_section(scores, task) for task in scores.results.tasks),
+        _missing_section(scores),
+    ]
+
+
+def write_files(sections: Sequence[Section], folder: Path, title: str) -> list[Path]:
+    """
+    Write ``tables.md``, a CSV file a table, and every picture as PNG and SVG.
+
+    :param sections: the report
+    :param folder: where to write
+    :param title: the heading of the Markdown file
+    :return: the files written
+    """
+    files, lines = [], [f"# {title}", ""]
+    for section in sections:
+        lines += [f"## {section.title}", "", *(f"{note}\n" for note in section.notes)]
+        for table in section.tables:
+            lines += [f"### {table.title}", "", table.to_markdown() if table.rows else "None.\n"]
+            name = f"{section.name}_{table.title.lower().replace(' ', '_')}.csv"
+            files.append(write_text(folder / "tables" / name, table.to_csv()))
+        for picture in section.pictures:
+            target = folder / "pictures" / picture.name
+            paths = [target.with_name(f"{target.name}.png"), target.with_name(f"{target.name}.svg")]
+            picture.save(*paths)
+            files += paths
+            lines += [f"![{picture.title}](pictures/{paths[0].name})", ""]
+    lines += ["## How the figures are made", "", *(f"- {sentence}" for sentence in METHODS), ""]
+    return [*files, write_text(folder / "tables.md", "\n".join(lines))]
+
+
+def _overall_section(scores: Scores, sparsity: str) -> Section:
+    judged = [separation(scores, task, sparsity) for task in scores.results.tasks]
+    tasks = [one.task for one in judged if one.separates]
+    name, title = f"overall_{sparsity}", f"Environments together, {percent(sparsity)}"
+    if not tasks:
+        return Section(name, title, ("No environment tells the arms apart.",), (separation_table(judged),))
+    found, left_out = overall(scores, tasks, sparsity)
+    compared = improvements(scores, tasks, sparsity)
+    return Section(
+        name, title,
+        tuple(f"Left out: {what}." for what in left_out),
+        (separation_table(judged), overall_table(found), improvement_table(compared)),
+        tuple(overall_pictures(scores, tasks, sparsity, found)),
+    )  # fmt: skip
+
+
+def _task_section(scores: Scores, task: str) -> Section:
+    results, groups = scores.results, scores.results.groups(task)
+    run = next(run for key, run in results.runs.items() if key.task == task)
+    scale = scores.scale[task]
+    notes = [f"{run.env}, {run.n_timesteps:,} environment steps."]
+    if scale is None:
+        notes.append("Returns are not normalised: the dense arm or the random policy is not measured, or dense does not lead.")
+    else:
+        notes.append(f"A random policy reaches {scale[0]:.1f}, dense {scale[1]:.1f}.")
+    times = compare_times(scores, task)
+    if not times:
+        notes.append("No arm with a fixed prune time shares two seeds with one that finds its time: nothing to compare there.")
+    missing = [key for key in results.missing if key.task == task]
+    if missing:
+        arms = ", ".join(dict.fromkeys(f"{key.arm} {percent(key.sparsity)}" for key in missing))
+        notes.append(f"{len(missing)} cells have no result yet: {arms}.")
+    compared = [one for sparsity in sparsities(scores) for one in improvements(scores, [task], sparsity)]
+    tables = [arms_table(scores, task), improvement_table(compared), runs_table(scores, task)]
+    ended = [group for group in groups if results.of(task, *group)]
+    return Section(
+        task, task, tuple(notes),
+        (*tables[:2], *([times_table(times)] if times else []), tables[2]),
+        (*task_pictures(scores, task), curve_picture(scores, task, ended, f"{task}_curves")),
+        tuple(curve_picture(scores, task, [group], f"{task}_curves_{'_'.join(group)}") for group in ended),
+        task,
+    )  # fmt: skip
+
+
+def _missing_section(scores: Scores) -> Section:
+    results = scores.results
+    total = len(results.runs) + len(results.failures) + len(results.missing)
+    notes = [
+        f"{len(results.runs)} of {total} cells have a result; {len(results.failures)} failed, "
+        f"{len(results.missing)} have not been run to their end."
+    ]
+    if results.stale:
+        notes.append(f"{len(results.stale)} files are no cells of the study and are left aside: {', '.join(results.stale)}.")
+    return Section("missing", "What is missing", tuple(notes), (missing_table(scores),))

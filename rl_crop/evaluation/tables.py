@@ -1,0 +1,236 @@
+"""The tables of a study, for people (Markdown) and for programs (CSV)."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rl_crop.evaluation.aggregate import Improvement, Interval, Overall, Separation, summaries
+from rl_crop.evaluation.best_time import TimeComparison
+from rl_crop.evaluation.figures.style import label, percent
+from rl_crop.evaluation.results import Key, Run
+from rl_crop.evaluation.scores import DENSE, Scores
+
+NOTHING = "–"
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    A table, with the cells of the study that each row is of.
+
+    :param title: what it shows
+    :param columns: their names
+    :param rows: the text of every cell
+    :param tags: for every row the attributes by which a page filters it: ``task``, ``arm``, ``sparsity``, ``seed``
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[list[str]]
+    tags: list[dict[str, str]] = field(default_factory=list)
+
+    def to_markdown(self) -> str:
+        """:return: the table as Markdown"""
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+    def to_csv(self) -> str:
+        """:return: the table as CSV"""
+        text = io.StringIO()
+        rows = [[_THOUSANDS.sub("", cell) for cell in row] for row in self.rows]
+        csv.writer(text, lineterminator="\n").writerows([self.columns, *rows])
+        return text.getvalue()
+
+
+def runs_table(scores: Scores, task: str) -> Table:
+    """
+    :param scores: the study
+    :param task: its name
+    :return: one row a run, failures among them
+    """
+    columns = (
+        "task", "arm", "sparsity", "seed", "final return", "last 10 % of evaluations", "normalised", "parameters", "widths",
+        "cut at", "decided by", "wall-clock, s", "CPU, s",
+    )  # fmt: skip
+    rows, tags = [], []
+    for arm, sparsity in scores.results.groups(task):
+        for run in scores.results.of(task, arm, sparsity):
+            scaled = scores.normalised(task, [run.score])
+            rows.append([
+                task, arm, sparsity, str(run.key.seed), number(run.score), number(run.last),
+                NOTHING if scaled is None else f"{scaled[0]:.3f}", f"{run.n_params:,}", widths_text([run]),
+                shares(run.cuts), ", ".join(run.decided_by) or NOTHING, f"{run.seconds:.0f}", f"{run.cpu_seconds:.0f}",
+            ])  # fmt: skip
+            tags.append(_tags(run.key))
+        for seed in scores.results.failed(task, arm, sparsity):
+            key = Key(task, arm, sparsity, seed)
+            rows.append([task, arm, sparsity, str(seed), f"failed: {scores.results.failures[key]}", *[NOTHING] * 8])
+            tags.append(_tags(key))
+    return Table("Runs", columns, rows, tags)
+
+
+def arms_table(scores: Scores, task: str) -> Table:
+    """
+    :param scores: the study
+    :param task: its name
+    :return: one row an arm, the best first
+    """
+    columns = (
+        "arm", "seeds", "failed", "final return by seed", "mean", "IQM [95 %]", "normalised IQM [95 %]", "non-inferior",
+        "last 10 % of evaluations", "parameters", "widths", "cut at", "wall-clock, s", "CPU, s",
+    )  # fmt: skip
+    found = sorted(summaries(scores, task), key=lambda one: -one.iqm)
+    rows = []
+    for one in found:
+        verdict = NOTHING if one.non_inferior is None or one.arm == DENSE else ("yes" if one.non_inferior else "not shown")
+        rows.append([
+            label(one.arm, one.sparsity), str(len(one.scores)), str(len(one.scores) - len(one.runs)),
+            ", ".join(number(score) for score in one.scores.values()), number(float(np.mean(list(one.scores.values())))),
+            estimate(one.iqm, one.interval, number),
+            NOTHING if one.normalised is None else estimate(one.normalised, one.normalised_interval, "{:.2f}".format),
+            verdict if verdict == NOTHING else f"{verdict} (margin {one.margin:.2f})",
+            mean_of(one.runs, lambda run: run.last), _range([run.n_params for run in one.runs]), widths_text(one.runs),
+            ", ".join(dict.fromkeys(shares(run.cuts) for run in one.runs)) or NOTHING,
+            mean_of(one.runs, lambda run: run.seconds), mean_of(one.runs, lambda run: run.cpu_seconds),
+        ])  # fmt: skip
+    return Table("Arms", columns, rows, [{"task": task, "arm": one.arm, "sparsity": one.sparsity} for one in found])
+
+
+def improvement_table(found: Sequence[Improvement]) -> Table:
+    """
+    :param found: the comparisons
+    :return: one row a comparison
+    """
+    columns = ("arm", "over", "environments", "probability of improvement [95 %]", "wins–ties–losses on paired seeds")
+    rows, tags = [], []
+    for one in found:
+        sparsity = "0" if one.arm == DENSE else one.sparsity
+        rows.append([
+            label(one.arm, sparsity), label(one.rival, one.sparsity), ", ".join(one.tasks),
+            estimate(one.probability, one.interval, "{:.2f}".format), f"{one.wins}–{one.ties}–{one.losses}",
+        ])  # fmt: skip
+        tags.append({"arm": one.arm, "sparsity": sparsity})
+    return Table("Probability of improvement", columns, rows, tags)
+
+
+def times_table(found: Sequence[TimeComparison]) -> Table:
+    """
+    :param found: the comparisons of prune times
+    :return: one row a comparison
+    """
+    columns = (
+        "task", "time found by", "best fixed", "chosen on seeds", "tested on seeds", "found: IQM [95 %]", "fixed: IQM",
+        "probability that found beats fixed [95 %]",
+    )  # fmt: skip
+    rows = [
+        [
+            one.task, label(one.automatic, one.sparsity), f"{one.chosen} (of {', '.join(one.fixed)})",
+            ", ".join(map(str, one.chosen_on)), ", ".join(map(str, one.tested_on)),
+            estimate(one.automatic_iqm, one.automatic_interval, number), number(one.chosen_iqm),
+            estimate(one.probability, one.interval, "{:.2f}".format),
+        ]
+        for one in found
+    ]  # fmt: skip
+    tags = [{"task": one.task, "arm": one.automatic, "sparsity": one.sparsity} for one in found]
+    return Table("Prune time found against the best fixed time", columns, rows, tags)
+
+
+def separation_table(found: Sequence[Separation]) -> Table:
+    """
+    :param found: the judgements
+    :return: one row an environment and sparsity
+    """
+    rows = [[one.task, percent(one.sparsity), "yes" if one.separates else "no, left out", one.reason] for one in found]
+    tags = [{"task": one.task, "sparsity": one.sparsity} for one in found]
+    return Table("Which environments tell the arms apart", ("task", "sparsity", "tells arms apart", "why"), rows, tags)
+
+
+def overall_table(found: Sequence[Overall]) -> Table:
+    """
+    :param found: the arms over several environments
+    :return: one row an arm
+    """
+    rows = [
+        [
+            label(one.arm, one.sparsity), ", ".join(one.scores), str(sum(map(len, one.scores.values()))),
+            estimate(one.iqm, one.interval, "{:.2f}".format),
+            NOTHING if one.arm == DENSE else f"{'yes' if one.non_inferior else 'not shown'} (margin {one.margin:.2f})",
+        ]
+        for one in found
+    ]  # fmt: skip
+    columns = ("arm", "environments", "runs", "normalised IQM [95 %]", "non-inferior")
+    return Table("Normalised returns", columns, rows, [{"arm": one.arm, "sparsity": one.sparsity} for one in found])
+
+
+def missing_table(scores: Scores) -> Table:
+    """
+    :param scores: the study
+    :return: one row a cell without a result
+    """
+    results = scores.results
+    found = sorted([(key, f"failed: {why}") for key, why in results.failures.items()] + list(results.missing.items()))
+    rows = [[key.task, key.arm, key.sparsity, str(key.seed), why] for key, why in found]
+    columns = ("task", "arm", "sparsity", "seed", "why")
+    return Table("Cells without a result", columns, rows, [_tags(key) for key, _ in found])
+
+
+def number(value: float) -> str:
+    """
+    :param value: a return
+    :return: with a decimal only where it is small
+    """
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def estimate(value: float, interval: Interval | None, text: Callable[[float], str]) -> str:
+    """
+    :param value: the estimate
+    :param interval: its bounds; ``None`` for a single seed
+    :param text: how a number is written
+    :return: for example ``"1.00 [0.95, 1.10]"``
+    """
+    return text(value) if interval is None else f"{text(value)} [{text(interval[0])}, {text(interval[1])}]"
+
+
+def shares(cuts: Sequence[float]) -> str:
+    """
+    :param cuts: shares of a run
+    :return: for example ``"5 %, 14 %"``
+    """
+    return ", ".join(f"{cut:.0%}" for cut in cuts) or NOTHING
+
+
+def widths_text(runs: Sequence[Run]) -> str:
+    """
+    :param runs: runs of one arm
+    :return: the smallest and the largest width of every layer, for example ``"pi 21–23, 90–95; qf 53, 42"``
+    """
+    heads = list(dict.fromkeys(head for run in runs for head in run.widths))
+    return "; ".join(
+        f"{head} {', '.join(_range(layer) for layer in zip(*(run.widths[head] for run in runs)))}" for head in heads
+    )
+
+
+def mean_of(runs: Sequence[Run], value: Callable[[Run], float]) -> str:
+    """
+    :param runs: runs of one arm
+    :param value: read off each
+    :return: the mean as text
+    """
+    return number(float(np.mean([value(run) for run in runs]))) if runs else NOTHING
+
+
+def _range(values: Sequence[int]) -> str:
+    if not values:
+        return NOTHING
+    return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,}–{max(values):,}"
+
+
+def _tags(key: Key) -> dict[str, Any]:
+    return {"task": key.task, "arm": key.arm, "sparsity": key.sparsity, "seed": str(key.seed)}
