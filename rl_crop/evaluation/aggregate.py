@@ -272,7 +272,7 @@ def overall(scores: Scores, tasks: Sequence[str], sparsity: str) -> tuple[list[O
             continue
         scaled = {task: scores.normalised(task, of_task) or [] for task, of_task in values.items()}
         iqm = interquartile_mean(np.concatenate(list(scaled.values())))
-        margin = min(_margin(scores, task) for task in usable)
+        margin = max(_margin(scores, task) for task in usable)
         found.append(Overall(arm, level, scaled, iqm, stratified_interval(list(scaled.values())), margin))
     return found, left_out
 

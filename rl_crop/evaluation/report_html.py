@@ -95,13 +95,16 @@ def _figure(picture: Picture, caption: bool = True) -> str:
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col"><button type="button">{escape(column)}</button></th>' for column in table.columns)
     rows = "".join(
-        f"<tr{_attributes(tags)}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-        for row, tags in zip(table.rows, table.tags)
+        f"<tr{_attributes(tags)}>" + "".join(map(_cell, row)) + "</tr>" for row, tags in zip(table.rows, table.tags)
     )
     if not rows:
         return f"<h3>{escape(table.title)}</h3><p>None.</p>"
     table_html = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f'<h3>{escape(table.title)}</h3><div class="scroll">{table_html}</div>'
+
+
+def _cell(text: str) -> str:
+    return f'<td class="long">{escape(text)}</td>' if len(text) > 40 else f"<td>{escape(text)}</td>"
 
 
 def _attributes(cells: Mapping[str, str]) -> str:

@@ -51,9 +51,8 @@ class Scores:
         :param values: returns
         :return: 0 for a random policy, 1 for the dense arm; ``None`` where one of the two is not known or does not lead
         """
-        if self.scale[task] is None:
-            return None
-        return [float(value) for value in normalise(values, *self.scale[task])]
+        scale = self.scale[task]
+        return None if scale is None else [float(value) for value in normalise(values, *scale)]
 
     @cached_property
     def scale(self) -> dict[str, tuple[float, float] | None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_crop.evaluation.aggregate import RIVALS, Overall, improvements, sparsities
+from rl_crop.evaluation.best_time import time_families
 from rl_crop.evaluation.figures.curves import draw_curves
 from rl_crop.evaluation.figures.improvement import draw_improvements, rows_of
 from rl_crop.evaluation.figures.overall import draw_overall, draw_profiles
@@ -13,7 +14,7 @@ from rl_crop.evaluation.figures.style import ArmStyle, arm_styles, legend_of_arm
 from rl_crop.evaluation.figures.times import draw_times
 from rl_crop.evaluation.figures.tradeoffs import CPU_SECONDS, PARAMETERS, SECONDS, draw_tradeoff
 from rl_crop.evaluation.figures.widths import draw_widths, layers
-from rl_crop.evaluation.scores import Scores
+from rl_crop.evaluation.scores import DENSE, Scores
 from rl_crop.files import write_atomically
 
 
@@ -72,7 +73,8 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
     def times() -> Any:
         figure, axes = panels(1, 1, (6.4, 4.0))
         draw_times(axes[0, 0], scores, task, styles)
-        return _finish(figure, task, shown)
+        timed = {arm for family in time_families(scores, task) for arm in (*family.automatic, *family.fixed)}
+        return _finish(figure, task, {arm: style for arm, style in shown.items() if arm in timed | {DENSE}})
 
     def widths() -> Any:
         runs = [run for group in scores.results.groups(task) for run in scores.results.of(task, *group)]
@@ -118,12 +120,19 @@ def curve_picture(scores: Scores, task: str, groups: list[tuple[str, str]], name
             draw_curves(ax, scores, task, *group, styles)
         for ax in axes.flat[len(groups) :]:
             ax.set_visible(False)
+        for ax in axes[-2, len(groups) % n_cols or n_cols :] if n_rows > 1 else []:
+            ax.tick_params(labelbottom=True)
         figure.supxlabel("environment steps", fontsize=9)
         figure.supylabel("return", fontsize=9)
         return figure
 
     alone = {"arm": groups[0][0], "sparsity": groups[0][1]} if len(groups) == 1 else {}
-    return Picture(name, "Learning curves; dashed: cuts, dotted: mean of dense", draw, {"task": task} | alone)
+    return Picture(
+        name,
+        "Learning curves (dashed: cuts; dotted: mean of dense; the lowest 2 % of evaluations may lie below the axis)",
+        draw,
+        {"task": task} | alone,
+    )
 
 
 def overall_pictures(scores: Scores, tasks: list[str], sparsity: str, found: list[Overall]) -> list[Picture]:

@@ -36,8 +36,18 @@ def draw_curves(axes: Any, scores: Scores, task: str, arm: str, sparsity: str, s
     if runs:
         axes.plot(*_mean(runs), color=color, linewidth=2.2, gid=tag(arm, sparsity))
         axes.set_xlim(0, max(run.n_timesteps for run in runs))
+        axes.set_ylim(*_limits(scores, task))
     axes.set_title(f"{label(arm, sparsity)} ({len(runs)} {'seed' if len(runs) == 1 else 'seeds'})")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _limits(scores: Scores, task: str) -> tuple[float, float]:
+    # The same for every arm of a task. One collapsed evaluation must not flatten all curves.
+    runs = [run for key, run in scores.results.runs.items() if key.task == task]
+    values = np.concatenate([[*run.returns, run.score] for run in runs])
+    low, high = np.quantile(values, 0.02), values.max()
+    margin = 0.05 * (high - low) or 1.0
+    return float(low - margin), float(high + margin)
 
 
 def _mean(runs: list[Run]) -> tuple[tuple[int, ...], Any]:

@@ -40,7 +40,7 @@ def draw_improvements(axes: Any, found: Sequence[Improvement], rival: str, style
     axes.set_title(f"over {rival}")
     axes.set_xlabel("probability of improvement")
     if not any(comparison.rival == rival for comparison in found):
-        axes.text(0.6, 0, "no runs to compare", ha="center", va="center", color="#555555")
+        axes.text(0.6, 0, "no runs to compare", ha="center", va="center", color="#555555", backgroundcolor="white")
 
 
 def _group(comparison: Improvement) -> tuple[str, str]:

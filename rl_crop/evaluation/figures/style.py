@@ -42,9 +42,7 @@ def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
     """
     names = sorted(set(arms), key=lambda arm: (not arm.startswith("dense"), arm))
     others = [name for name in names if name not in _KNOWN]
-    added = {
-        name: (_OTHERS[i % len(_OTHERS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(others)
-    }
+    added = {name: (_OTHERS[i % len(_OTHERS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(others)}
     return {name: ArmStyle(*(_KNOWN | added)[name]) for name in names}
 
 

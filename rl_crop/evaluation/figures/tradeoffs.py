@@ -27,7 +27,9 @@ class Cost:
     beside: bool = False
 
 
-PARAMETERS = Cost("remaining parameters (arms of one sparsity stand side by side in the shaded place)", lambda run: run.n_params, beside=True)
+PARAMETERS = Cost(
+    "remaining parameters (arms of one sparsity stand side by side in the shaded place)", lambda run: run.n_params, beside=True
+)
 SECONDS = Cost("wall-clock of training with cuts, seconds", lambda run: run.seconds)
 CPU_SECONDS = Cost("processor time of training with cuts, seconds", lambda run: run.cpu_seconds)
 # Arms of one sparsity share this much of a logarithmic axis, in decades.
