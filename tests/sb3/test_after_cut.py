@@ -62,6 +62,17 @@ def test_twins_and_targets_lose_the_same_units(n_critics, compensation):
         assert th.equal(critic, target)
 
 
+def test_random_search_goes_on_from_its_policy(tmp_path):
+    """Its vector of weights is the policy again after a cut, also where loading has lost it."""
+    model = AGENTS["ars"]().learn(64)
+    model.save(tmp_path / "agent")
+    loaded = type(model).load(tmp_path / "agent", env=model.get_env())
+    rl_crop.prune_policy(loaded, 0.6, criterion="span", **SCORING)
+    assert th.equal(loaded.weights, th.nn.utils.parameters_to_vector(loaded.policy.parameters()))
+    assert loaded.n_params == len(loaded.weights) < model.n_params
+    assert all(p.untyped_storage().nbytes() == 4 * p.numel() for p in loaded.policy.parameters())  # no views of the old one
+
+
 def test_targets_are_compensated_on_their_own_activations():
     model = sac(tau=1e-3).learn(128)
     data = [model.replay_buffer.sample(256)]

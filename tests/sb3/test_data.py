@@ -6,19 +6,23 @@ import torch as th
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 import rl_crop
+from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.data import RolloutMemory, agent_batches, collect, replay_batches, rollout_samples
-from tests.sb3.agents import AGENTS, SCORING, equal, ppo, sac
+from tests.sb3.agents import AGENTS, SCORING, equal, ppo, sac, unmoved
 
 
 def rows(samples):
     """Transitions as a sorted array, so that only what they are counts, not their order."""
     parts = list(samples.observations.values()) if isinstance(samples.observations, dict) else [samples.observations]
-    others = [getattr(samples, name) for name in RolloutBufferSamples._fields[1:]]
+    names = [*RolloutBufferSamples._fields[1:], *(["action_masks"] if hasattr(samples, "action_masks") else [])]
+    others = [getattr(samples, name) for name in names]
     columns = [np.asarray(part).reshape(len(part), -1) for part in (*parts, *others)]
     return np.unique(np.concatenate(columns, axis=1).round(6), axis=0)
 
 
-@pytest.mark.parametrize("name", ["ppo_discrete", "ppo_box", "ppo_sde", "ppo_normalized", "ppo_dict"])
+@pytest.mark.parametrize(
+    "name", ["ppo_discrete", "ppo_box", "ppo_sde", "ppo_normalized", "ppo_dict", "ppo_mixed", "a2c", "trpo", "maskable"]
+)
 def test_rollout_samples_are_those_that_ppo_trains_on(name):
     model = AGENTS[name]()
     buffer = collect(model, 96, seed=0)
@@ -30,8 +34,41 @@ def test_rollout_samples_are_those_that_ppo_trains_on(name):
     for name, theirs in expected._asdict().items():
         mine = getattr(found, name)
         if not isinstance(mine, dict):
-            assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
+            assert mine.shape == theirs.shape
+            assert mine.dtype == theirs.dtype or hasattr(found, "action_masks")  # whose buffer leaves actions as they are
     assert len(rollout_samples(buffer, 10, seed=1).advantages) == 10
+
+
+@pytest.mark.parametrize("name", ["recurrent", "recurrent_without_critic", "recurrent_mixed"])
+def test_recurrent_samples_carry_the_states_that_the_policy_had(name):
+    """Acting again from the state before each step gives the log-probability that was recorded with it."""
+    model = AGENTS[name]()
+    buffer = collect(model, 96, seed=0)
+    parts = describe(model.policy)
+    expected = np.sort(buffer.log_probs.flatten())
+    for _ in range(2):  # before the buffer is flattened, and after
+        found = rollout_samples(buffer, 10**6, seed=1)
+        head, values = parts.forwards[0](parts.prepare(found).observations, None)
+        assert th.allclose(values.flatten(), found.old_values, atol=1e-5)
+        if not model.use_sde:
+            again = head.log_softmax(dim=1).gather(1, found.actions.long().reshape(-1, 1)).flatten()
+            assert th.allclose(again, found.old_log_prob, atol=1e-5)
+        assert np.allclose(np.sort(found.old_log_prob.numpy()), expected, atol=1e-6)
+        next(buffer.get(32))
+
+
+def test_masks_are_those_of_the_environment():
+    """Actions that were masked have no weight in the loss, and none of them was taken."""
+    found = rollout_samples(collect(AGENTS["maskable"](), 96, seed=0), 10**6, seed=1)
+    assert (found.action_masks.sum(dim=1) == 5).all()  # 3 of 8 are invalid
+    assert (found.action_masks.gather(1, found.actions.long()) == 1).all()
+
+
+@pytest.mark.parametrize("name", ["sac_hindsight", "dqn_hindsight"])
+def test_no_rollout_is_collected_for_hindsight_replay(name):
+    model = AGENTS[name]()
+    with unmoved(model), pytest.raises(rl_crop.PruningError, match="hindsight.*train first"):
+        rl_crop.prune_policy(model, 0.5, **SCORING)
 
 
 def test_memory_of_several_short_rollouts():
