@@ -13,6 +13,8 @@ from rl_crop.evaluation.study_report import METHODS, Section
 from rl_crop.evaluation.tables import Table
 from rl_crop.files import write_text
 
+_FOLDED = ("Probability of improvement",)
+
 
 def write_page(scores: Scores, sections: Sequence[Section], path: Path, title: str, command: str) -> Path:
     """
@@ -100,7 +102,9 @@ def _table(table: Table) -> str:
     if not rows:
         return f"<h3>{escape(table.title)}</h3><p>None.</p>"
     table_html = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return f'<h3>{escape(table.title)}</h3><div class="scroll">{table_html}</div>'
+    head, scroll = f"<h3>{escape(table.title)}</h3>", f'<div class="scroll">{table_html}</div>'
+    # A figure says the same: the numbers are there for those who ask.
+    return f"<details><summary>{head}</summary>{scroll}</details>" if table.title in _FOLDED else head + scroll
 
 
 def _cell(text: str) -> str:

@@ -27,8 +27,8 @@ METHODS = (
     "Every run counts. A run that broke off counts with the return of a random policy, or with the lowest return of its task "
     "where that is not known.",
     "IQM is the interquartile mean over seeds; with three seeds or fewer it is their mean. Intervals are 95 % percentile "
-    "bootstrap intervals, stratified by environment, 2,000 samples from a seeded generator. Those of three seeds reach from the "
-    "lowest seed to the highest at most, and are too narrow rather than too wide.",
+    "bootstrap intervals, stratified by environment, 2,000 samples from a seeded generator. Those of three seeds reach from "
+    "the lowest seed to the highest at most, and are too narrow rather than too wide.",
     "Normalised returns are 0 for a random policy and 1 for the dense arm, both the IQM of their own seeds and held fixed.",
     "An arm is called non-inferior where the lower bound of its normalised IQM is above 0.95 (0.90 on MuJoCo, where seeds of "
     "one arm differ by hundreds; over several environments the stricter of theirs).",

@@ -82,21 +82,21 @@ def arms_table(scores: Scores, task: str) -> Table:
     :return: one row an arm, the best first
     """
     columns = (
-        "arm", "seeds", "failed", "final return by seed", "mean", "IQM [95 %]", "normalised IQM [95 %]", "non-inferior",
-        "last 10 % of evaluations", "parameters", "widths", "cut at", "wall-clock, s", "CPU, s",
+        "arm", "seeds", "final return by seed", "IQM [95 %]", "normalised IQM [95 %]", "non-inferior", "parameters", "widths",
+        "cut at", "mean", "last 10 % of evaluations", "wall-clock, s", "CPU, s",
     )  # fmt: skip
     found = sorted(summaries(scores, task), key=lambda one: -one.iqm)
     rows = []
     for one in found:
-        verdict = NOTHING if one.non_inferior is None or one.arm == DENSE else ("yes" if one.non_inferior else "not shown")
+        n_failed = len(one.scores) - len(one.runs)
+        verdict = NOTHING if one.non_inferior is None or one.arm == DENSE else verdict_text(one.non_inferior, one.margin)
         rows.append([
-            label(one.arm, one.sparsity), str(len(one.scores)), str(len(one.scores) - len(one.runs)),
-            ", ".join(number(score) for score in one.scores.values()), number(float(np.mean(list(one.scores.values())))),
-            estimate(one.iqm, one.interval, number),
+            label(one.arm, one.sparsity), f"{len(one.scores)}, {n_failed} failed" if n_failed else str(len(one.scores)),
+            ", ".join(number(score) for score in one.scores.values()), estimate(one.iqm, one.interval, number),
             NOTHING if one.normalised is None else estimate(one.normalised, one.normalised_interval, "{:.2f}".format),
-            verdict if verdict == NOTHING else f"{verdict} (margin {one.margin:.2f})",
-            mean_of(one.runs, lambda run: run.last), _range([run.n_params for run in one.runs]), widths_text(one.runs),
-            ", ".join(dict.fromkeys(shares(run.cuts) for run in one.runs)) or NOTHING,
+            verdict, _range([run.n_params for run in one.runs]), widths_text(one.runs),
+            "; ".join(dict.fromkeys(shares(run.cuts) for run in one.runs)) or NOTHING,
+            number(float(np.mean(list(one.scores.values())))), mean_of(one.runs, lambda run: run.last),
             mean_of(one.runs, lambda run: run.seconds), mean_of(one.runs, lambda run: run.cpu_seconds),
         ])  # fmt: skip
     return Table("Arms", columns, rows, [{"task": task, "arm": one.arm, "sparsity": one.sparsity} for one in found])
@@ -160,7 +160,7 @@ def overall_table(found: Sequence[Overall]) -> Table:
         [
             label(one.arm, one.sparsity), ", ".join(one.scores), str(sum(map(len, one.scores.values()))),
             estimate(one.iqm, one.interval, "{:.2f}".format),
-            NOTHING if one.arm == DENSE else f"{'yes' if one.non_inferior else 'not shown'} (margin {one.margin:.2f})",
+            NOTHING if one.arm == DENSE else verdict_text(one.non_inferior, one.margin),
         ]
         for one in found
     ]  # fmt: skip
@@ -186,6 +186,15 @@ def number(value: float) -> str:
     :return: with a decimal only where it is small
     """
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def verdict_text(non_inferior: bool, margin: float) -> str:
+    """
+    :param non_inferior: whether it is shown
+    :param margin: what the lower bound must exceed
+    :return: the verdict with its margin
+    """
+    return f"{'yes' if non_inferior else 'not shown'} (margin {margin:.2f})"
 
 
 def estimate(value: float, interval: Interval | None, text: Callable[[float], str]) -> str:

@@ -87,8 +87,8 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
 
     return [
         Picture(f"{task}_parameters", "Return against remaining parameters", lambda: tradeoffs(PARAMETERS), cells),
-        Picture(f"{task}_costs", "Return against training time", lambda: tradeoffs(SECONDS, CPU_SECONDS), cells),
         Picture(f"{task}_prune_times", "Return against the prune time", times, cells),
+        Picture(f"{task}_costs", "Return against training time", lambda: tradeoffs(SECONDS, CPU_SECONDS), cells),
         Picture(f"{task}_widths", "Remaining widths by layer", widths, cells),
         *(
             Picture(

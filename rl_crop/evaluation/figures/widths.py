@@ -42,8 +42,8 @@ def draw_widths(axes: Any, scores: Scores, task: str, layer: tuple[str, int], st
         for i, run in enumerate(runs):
             place = row + spread(i, len(runs), 0.5)
             axes.plot([widths[i]], [place], "o", color=color, markersize=3.5, gid=tag(arm, sparsity, run.key.seed))
-        text = f"  {np.mean(widths):.0f}"
-        axes.text(max(widths), row, text, va="center", fontsize=8, color="#222222", gid=tag(arm, sparsity))
+        beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 8, "color": "#222222"}
+        axes.annotate(f"{np.mean(widths):.0f}", (max(widths), row), gid=tag(arm, sparsity), **beside)
     axes.set_yticks(range(len(groups)), [label(*group) for group in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.margins(x=0.15)
