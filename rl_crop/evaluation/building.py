@@ -5,15 +5,18 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium.spaces import Box
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
 from rl_crop.evaluation.algorithms import algorithm_class
 from rl_crop.evaluation.config import ConfigError, RunConfig
+from rl_crop.evaluation.environments import environment_maker, environment_wrapper
 
 _NOISES: dict[str, Any] = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 # The hyperparameters that Stable-Baselines3 takes as functions of the progress.
@@ -22,20 +25,33 @@ _SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
 
 def build_env(config: RunConfig, seed: int, n_envs: int | None = None, *, training: bool = True) -> VecEnv:
     """
-    Build vectorised environments, normalised where the configuration says so.
+    Build vectorised environments as the configuration says: monitored, preprocessed (Atari), wrapped, with dimensions of
+    noise, stacked, images with their channels first, and normalised.
 
     :param config: the run
     :param seed: the first environment's seed; the others count on from it
     :param n_envs: how many; the configuration's number by default
     :param training: whether normalisation statistics move and rewards are normalised
     :return: the environments
+    :raises ConfigError: names the key whose value cannot be used
     """
-    env: VecEnv = make_vec_env(config.env, n_envs=n_envs or config.n_envs, seed=seed, env_kwargs=config.env_kwargs)
+    env: VecEnv = make_vec_env(
+        environment_maker(config), n_envs=n_envs or config.n_envs, seed=seed, wrapper_class=environment_wrapper(config)
+    )
+    if config.frame_stack > 1:
+        env = VecFrameStack(env, config.frame_stack)
+    # Stable-Baselines3 does it by itself in training alone; evaluation environments must have the same layers.
+    space = env.observation_space
+    if isinstance(space, Box) and is_image_space(space) and not is_image_space_channels_first(space):
+        env = VecTransposeImage(env)
+    # The last layer, so that its statistics have the shape of what the agent sees and of what a replay buffer keeps.
     if config.normalize:
         # Rewards are scaled by the spread of the discounted return, so the discount must be the algorithm's.
         kwargs = {"gamma": config.hyperparams["gamma"]} if "gamma" in config.hyperparams else {}
         if isinstance(config.normalize, dict):
             kwargs |= config.normalize
+        if is_image_space(env.observation_space) and kwargs.get("norm_obs", True):
+            raise ConfigError("`normalize`: policies scale images by themselves; say `normalize: {norm_obs: false}`")
         env = VecNormalize(env, **kwargs)
         if not training:
             env.training = env.norm_reward = False
@@ -71,7 +87,8 @@ def build_model(config: RunConfig, env: VecEnv, seed: int) -> BaseAlgorithm:
         policy_kwargs["activation_fn"] = getattr(th.nn, activation.removeprefix("nn."), None)
         if policy_kwargs["activation_fn"] is None:
             raise ConfigError(f"`policy_kwargs.activation_fn: {activation}` is not a class of torch.nn")
-    return algorithm_class(config.algo)(config.policy, env, policy_kwargs=policy_kwargs, seed=seed, **hyperparams)
+    policy = config.policy.replace("Mlp", "Cnn") if is_image_space(env.observation_space) else config.policy
+    return algorithm_class(config.algo)(policy, env, policy_kwargs=policy_kwargs, seed=seed, **hyperparams)
 
 
 def build_pruning_callback(pruning: dict[str, Any]) -> BaseCallback:

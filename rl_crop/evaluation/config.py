@@ -42,12 +42,18 @@ class RunConfig:
     """
     One training run, without its seed.
 
-    :param env: the environment's gymnasium id
+    :param env: the environment's gymnasium id; those of ``rl_crop_envs`` and Atari games are registered where they are named
     :param algo: the algorithm's name in RL Zoo, for example ``"ppo"``
     :param n_timesteps: environment steps, summed over the environments
     :param n_envs: training environments
-    :param policy: the policy's name in Stable-Baselines3
+    :param policy: the policy's name in Stable-Baselines3; where observations are images, ``Mlp`` in it becomes ``Cnn``
     :param env_kwargs: keyword arguments of the environment
+    :param env_wrapper: wrappers of each environment from the inside out, each a mapping from the dotted name of its class to
+        its keyword arguments; a file may also name one alone, or without arguments
+    :param atari: whether the environments are preprocessed by Stable-Baselines3's ``AtariWrapper``; by default Atari games are
+    :param frame_stack: how many observations in a row the agent sees as one
+    :param noise_dims: dimensions of pure noise that are added to every observation (``rl_crop_envs.NoiseDimensions``): their
+        share of all dimensions, below 1, or their number
     :param normalize: ``True`` for ``VecNormalize`` with its defaults (and the algorithm's ``gamma``), or its keyword arguments
     :param policy_kwargs: keyword arguments of the policy; ``activation_fn`` is the name of a class of ``torch.nn``
     :param hyperparams: the other keyword arguments of the algorithm; ``"lin_0.001"`` is a schedule that falls to zero;
@@ -62,6 +68,10 @@ class RunConfig:
     n_envs: int = 1
     policy: str = "MlpPolicy"
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    env_wrapper: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    atari: bool | None = None
+    frame_stack: int = 1
+    noise_dims: float = 0.0
     normalize: bool | dict[str, Any] = False
     policy_kwargs: dict[str, Any] = field(default_factory=dict)
     hyperparams: dict[str, Any] = field(default_factory=dict)
@@ -96,6 +106,11 @@ class RunConfig:
         normalize = data.get("normalize") or False
         if not isinstance(normalize, (bool, Mapping)):
             raise ConfigError("`normalize` is true, false or a mapping of arguments of VecNormalize")
+        atari, noise_dims = data.get("atari"), _number(data.get("noise_dims") or 0.0)
+        if atari is not None and not isinstance(atari, bool):
+            raise ConfigError(f"`atari` is true or false, got {atari!r}")
+        if isinstance(noise_dims, bool) or not isinstance(noise_dims, (int, float)):
+            raise ConfigError(f"`noise_dims` must be a number, got {noise_dims!r}")
         return RunConfig(
             env=str(data["env"]),
             algo=algo,
@@ -103,6 +118,10 @@ class RunConfig:
             n_envs=_whole(data.get("n_envs", 1), "n_envs"),
             policy=str(data.get("policy", "MlpPolicy")),
             env_kwargs=_mapping(data, "env_kwargs") or {},
+            env_wrapper=_wrappers(data.get("env_wrapper")),
+            atari=atari,
+            frame_stack=_whole(data.get("frame_stack") or 1, "frame_stack"),
+            noise_dims=noise_dims,
             normalize=dict(normalize) if isinstance(normalize, Mapping) else normalize,
             policy_kwargs=_mapping(data, "policy_kwargs") or {},
             hyperparams={key: _number(data[key]) for key in sorted(set(data) & arguments)},
@@ -215,6 +234,18 @@ def _evaluation(data: Mapping[str, Any]) -> EvaluationConfig:
         if key not in names:
             raise ConfigError(f"The key `evaluation.{key}` is not known, choose from {', '.join(names)}")
     return EvaluationConfig(**{key: _whole(value, f"evaluation.{key}") for key, value in data.items()})
+
+
+def _wrappers(value: Any) -> list[dict[str, dict[str, Any]]]:
+    # As in RL Zoo: a name, a name with arguments, or a list of these.
+    entries = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    wrappers = []
+    for entry in entries:
+        named = {entry: None} if isinstance(entry, str) else entry
+        if not isinstance(named, Mapping) or len(named) != 1:
+            raise ConfigError(f"`env_wrapper`: expected the name of a class or `name: arguments`, got {entry!r}")
+        wrappers.append({str(name): _mapping(named, name) or {} for name in named})
+    return wrappers
 
 
 def _mapping(data: Mapping[str, Any], key: str) -> dict[str, Any] | None:
