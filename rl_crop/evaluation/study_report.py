@@ -93,11 +93,8 @@ def write_files(sections: Sequence[Section], folder: Path, title: str) -> list[P
             name = f"{section.name}_{table.title.lower().replace(' ', '_')}.csv"
             files.append(write_text(folder / "tables" / name, table.to_csv()))
         for picture in section.pictures:
-            target = folder / "pictures" / picture.name
-            paths = [target.with_name(f"{target.name}.png"), target.with_name(f"{target.name}.svg")]
-            picture.save(*paths)
-            files += paths
-            lines += [f"![{picture.title}](pictures/{paths[0].name})", ""]
+            files += picture.save(folder / "pictures")
+            lines += [f"![{picture.title}](pictures/{picture.name}.png)", ""]
     lines += ["## How the figures are made", "", *(f"- {sentence}" for sentence in METHODS), ""]
     return [*files, write_text(folder / "tables.md", "\n".join(lines))]
 

@@ -1,7 +1,9 @@
 """The figures of a study: which there are, and how panels are put together."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from rl_crop.evaluation.figures.times import draw_times
 from rl_crop.evaluation.figures.tradeoffs import CPU_SECONDS, PARAMETERS, SECONDS, draw_tradeoff
 from rl_crop.evaluation.figures.widths import draw_widths, layers
 from rl_crop.evaluation.scores import DENSE, Scores
-from rl_crop.files import write_atomically
+from rl_crop.files import write_atomically, write_text
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,29 @@ class Picture:
     draw: Callable[[], Any]
     cells: dict[str, str]
 
-    def save(self, *paths: Path) -> None:
-        """
-        Draw the figure and write it; the same study always gives the same files.
+    @cached_property
+    def svg(self) -> str:
+        """The figure as SVG, drawn once; the same study always gives the same text."""
+        with settings():
+            text = io.StringIO()
+            self._figure.savefig(text, format="svg", metadata={"Date": None})
+        return text.getvalue()
 
-        :param paths: ``.png`` or ``.svg`` files
+    def save(self, folder: Path) -> list[Path]:
+        """
+        Write the figure.
+
+        :param folder: where to
+        :return: the PNG file and the SVG file
         """
         with settings():
-            figure = self.draw()
-            for path in paths:
-                metadata = {"Date": None} if path.suffix == ".svg" else None
-                write_atomically(path, lambda temporary, m=metadata: figure.savefig(temporary, dpi=150, metadata=m))  # type: ignore[misc]
+            png = write_atomically(folder / f"{self.name}.png", lambda path: self._figure.savefig(path, dpi=150))
+        return [png, write_text(folder / f"{self.name}.svg", self.svg)]
+
+    @cached_property
+    def _figure(self) -> Any:
+        with settings():
+            return self.draw()
 
 
 def study_styles(scores: Scores) -> dict[str, ArmStyle]:

@@ -1,8 +1,7 @@
 """Pictures as parts of a page."""
 
 import re
-import tempfile
-from pathlib import Path
+from html import escape
 
 from rl_crop.evaluation.figures.compose import Picture
 
@@ -13,17 +12,14 @@ _ID = re.compile(r' id="([^"]*)"')
 
 def inline_svg(picture: Picture) -> str:
     """
-    Draw a figure as an SVG element that can stand in a page beside others.
+    A figure as an SVG element that can stand in a page beside others.
 
     :param picture: the figure
     :return: the element; every mark of a cell has ``data-arm``, ``data-sparsity`` and ``data-seed``
     """
-    with tempfile.TemporaryDirectory(prefix="rl_crop-") as folder:
-        path = Path(folder) / "picture.svg"
-        picture.save(path)
-        text = path.read_text(encoding="utf-8")
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = picture.svg[picture.svg.index("<svg") :]
+    # Rules of a picture would hold for the whole page, which has them itself.
+    text = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", text, flags=re.DOTALL)
     text = _CELL.sub(r'data-arm="\1" data-sparsity="\2" data-seed="\3"', text)
     # Names are unique in a file only, not in a page.
     used = set(_USED.findall(text))
@@ -33,4 +29,4 @@ def inline_svg(picture: Picture) -> str:
     size = re.search(r'<svg[^>]* width="([\d.]+)pt"', text)
     style = f'style="width:{float(size[1]) * 4 / 3:.0f}px" ' if size else ""
     text = re.sub(r'(<svg[^>]*?) width="[\d.]+pt"', r"\1", re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", text))
-    return text.replace("<svg ", f'<svg role="img" aria-label="{picture.title}" {style}', 1).strip()
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(picture.title)}" {style}', 1).strip()

@@ -1,0 +1,55 @@
+"""Results of studies that were never run."""
+
+from rl_crop.evaluation.results import Key, Results, Run
+from rl_crop.evaluation.scores import Scores
+from rl_crop.files import write_json
+
+
+def make_run(task, arm, sparsity, seed, score, when=None, cut=None, env="CartPole-v1"):
+    """A run with the given final return; ``when`` is the pruning callback's, ``cut`` the share at which it cut."""
+    pruning = None if when is None else {"criterion": "crop", "when": when}
+    width = 64 if sparsity == "0" else 6 + seed
+    return Run(
+        Key(task, arm, sparsity, seed), env, {}, 1000, score, score - 1, (500, 1000), (score / 2, score), 10 * width,
+        {"pi": [width, width + 1], "vf": [width]}, () if cut is None else (cut,), () if cut is None else ("lazy",),
+        20.0 + seed, 10.0 + seed, pruning,
+    )  # fmt: skip
+
+
+def make_scores(arms, random=None, failures=(), missing=(), settings=None):
+    """
+    :param arms: ``(task, arm, sparsity)`` → returns of seeds 0, 1, …
+    :param random: returns of random policies by task
+    :param failures: keys of failed runs
+    :param missing: keys of missing runs
+    :param settings: arguments of :func:`make_run` by arm
+    """
+    runs = [
+        make_run(*group, seed, score, **(settings or {}).get(group[1], {}))
+        for group, returns in arms.items()
+        for seed, score in enumerate(returns)
+    ]
+    results = Results(
+        {run.key: run for run in runs}, dict.fromkeys(failures, "it broke"), dict.fromkeys(missing, "not run yet")
+    )
+    return Scores(results, random or {})
+
+
+def write_result(folder, task, arm, sparsity, seed, score, digits="00000000"):
+    """Write a result as a sweep does."""
+    name = f"{task}__{arm}__{sparsity}__seed{seed}__{digits}"
+    dense = sparsity == "0"
+    widths = {"pi": [64, 64], "vf": [64]} if dense else {"pi": [5, 6 + seed], "vf": [7]}
+    cuts = [] if dense else [{"timesteps": 250, "widths_before": {"pi": [64, 64], "vf": [64]}, "widths_after": widths}]
+    history = [] if dense else [{"timesteps": 250, "decided_by": "lazy"}]
+    return write_json(
+        folder / f"{name}.json",
+        {
+            "task": task, "arm": arm, "sparsity": float(sparsity), "env": "CartPole-v1", "algo": "ppo", "seed": seed,
+            "n_timesteps": 1000, "final": {"mean": score}, "last_evaluations_mean": score - 1,
+            "evaluations": {"timesteps": [500, 1000], "mean_returns": [score / 2, score]},
+            "n_params": {"total": 9000 if dense else 100 + seed}, "widths": widths, "cuts": cuts, "pruning_history": history,
+            "seconds": {"learn": 20.0, "learn_cpu": 10.0},
+            "config": {"env_kwargs": {}, "pruning": None if dense else {"criterion": "crop", "when": "lazy"}},
+        },
+    )  # fmt: skip

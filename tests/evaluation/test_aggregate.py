@@ -1,0 +1,118 @@
+import pytest
+
+from rl_crop.evaluation.aggregate import arms_of, improvement, overall, separation, sparsities, summarise
+from rl_crop.evaluation.best_time import compare_times
+from rl_crop.evaluation.results import Key
+from tests.evaluation.studies import make_scores
+
+
+def test_returns_are_normalised_between_random_and_dense():
+    scores = make_scores({("a", "dense", "0"): [80, 100, 120], ("a", "crop", "0.9"): [50, 60]}, {"a": [-10, 10]})
+    assert scores.scale["a"] == (0.0, 100.0)
+    one = summarise(scores, "a", "crop", "0.9")
+    assert (one.iqm, one.normalised, one.normalised_interval) == (55.0, pytest.approx(0.55), pytest.approx((0.5, 0.6)))
+    assert one.non_inferior is False and one.margin == 0.95
+
+
+@pytest.mark.parametrize("random", [{}, {"a": [100.0]}, {"a": [120.0]}])
+def test_no_scale_where_random_is_unknown_or_dense_does_not_lead(random):
+    scores = make_scores({("a", "dense", "0"): [100.0] * 3, ("a", "crop", "0.9"): [50.0] * 3}, random)
+    one = summarise(scores, "a", "crop", "0.9")
+    assert one.normalised is None and one.non_inferior is None and one.iqm == 50
+
+
+@pytest.mark.parametrize("returns,expected", [([96, 98, 97], True), ([94, 99, 99], False), ([95, 95, 95], False)])
+def test_non_inferior_where_the_lower_bound_is_above_the_margin(returns, expected):
+    scores = make_scores({("a", "dense", "0"): [100] * 3, ("a", "crop", "0.9"): returns}, {"a": [0.0]})
+    assert summarise(scores, "a", "crop", "0.9").non_inferior is expected
+
+
+def test_a_wider_margin_on_mujoco():
+    groups = {("a", "dense", "0"): [100] * 3, ("a", "crop", "0.9"): [92] * 3}
+    scores = make_scores(groups, {"a": [0.0]}, settings=dict.fromkeys(("dense", "crop"), {"env": "HalfCheetah-v5"}))
+    one = summarise(scores, "a", "crop", "0.9")
+    assert one.margin == 0.90 and one.non_inferior
+    both = groups | {("b", arm, sparsity): returns for (_, arm, sparsity), returns in groups.items()}
+    mixed = make_scores(both, {"a": [0.0], "b": [0.0]})
+    assert [arm.margin for arm in overall(mixed, ["a", "b"], "0.9")[0]] == [0.95, 0.95]
+
+
+def test_one_seed_has_no_interval():
+    one = summarise(make_scores({("a", "dense", "0"): [1.0]}, {"a": [0.0]}), "a", "dense", "0")
+    assert one.interval is None and one.normalised == 1 and one.non_inferior is None
+
+
+@pytest.mark.parametrize("random,expected", [({"a": [2.0, 4.0]}, 3.0), ({}, 50.0)])
+def test_a_failure_counts_as_random_or_as_the_worst(random, expected):
+    arms = {("a", "dense", "0"): [100.0] * 3, ("a", "crop", "0.9"): [50.0, 60.0]}
+    scores = make_scores(arms, random, failures=[Key("a", "crop", "0.9", 2)])
+    assert scores.of("a", "crop", "0.9") == {0: 50.0, 1: 60.0, 2: expected}
+    assert len(summarise(scores, "a", "crop", "0.9").runs) == 2
+
+
+DENSE = {("a", "dense", "0"): [90, 100, 110]}
+
+
+@pytest.mark.parametrize(
+    "others,separates,reason",
+    [
+        ({"random": [10, 20, 30]}, True, "random reaches 30 at most"),
+        ({"dense_small": [10, 20, 30], "random": [100, 101, 99]}, True, "dense_small reaches 30 at most"),
+        ({"dense_small": [90, 95, 105], "random": [80, 101, 99]}, False, "random and dense_small reach dense"),
+        ({"random": [10, 20]}, False, "fewer than 3 seeds"),
+        ({"crop": [10, 20, 30]}, False, "fewer than 3 seeds"),
+        ({"random": [110, 110, 110], "dense_small": [110, 110, 1]}, False, "saturated: 67% of the runs end at 110"),
+    ],
+)
+def test_which_environments_tell_arms_apart(others, separates, reason):
+    scores = make_scores(DENSE | {("a", arm, "0.9"): returns for arm, returns in others.items()})
+    verdict = separation(scores, "a", "0.9")
+    assert verdict.separates is separates and reason in verdict.reason
+
+
+def test_improvement_uses_the_seeds_that_both_have():
+    scores = make_scores({("a", "crop", "0.9"): [3, 1, 5, -9], ("a", "random", "0.9"): [2, 1, 9]})
+    found = improvement(scores, ["a"], "0.9", "crop", "random")
+    # 3, 1, 5 against 2, 1, 9: wins 3>2, 3>1, 5>2, 5>1; one tie
+    assert found.probability == pytest.approx(4.5 / 9) and (found.wins, found.ties, found.losses) == (1, 1, 1)
+    assert improvement(scores, ["a"], "0.9", "crop", "magnitude") is None
+    assert improvement(scores, [], "0.9", "crop", "random") is None
+
+
+def test_improvement_is_averaged_over_environments():
+    arms = {("a", "crop", "0.9"): [1] * 4, ("a", "random", "0.9"): [0] * 4}
+    arms |= {("b", "crop", "0.9"): [0], ("b", "random", "0.9"): [1], ("b", "dense", "0"): [2]}
+    scores = make_scores(arms)
+    assert improvement(scores, ["a", "b"], "0.9", "crop", "random").probability == 0.5
+    assert improvement(scores, ["b"], "0.9", "dense", "random").probability == 1.0
+    assert sparsities(scores) == ["0.9"] and arms_of(scores, ["b"], "0.9") == ["crop", "dense", "random"]
+
+
+def test_environments_together():
+    arms = {
+        ("a", "dense", "0"): [10, 10, 10], ("a", "crop", "0.9"): [5, 5, 5], ("a", "random", "0.9"): [1, 1, 1],
+        ("b", "dense", "0"): [100] * 3, ("b", "crop", "0.9"): [100] * 3,
+        ("c", "dense", "0"): [1] * 3, ("c", "crop", "0.9"): [1] * 3,
+    }  # fmt: skip
+    found, left_out = overall(make_scores(arms, {"a": [0.0], "b": [0.0]}), ["a", "b", "c"], "0.9")
+    assert {arm.arm: (arm.iqm, arm.interval) for arm in found} == {"crop": (0.75, (0.75, 0.75)), "dense": (1, (1, 1))}
+    assert len(left_out) == 2 and left_out[0].startswith("c: no scale") and left_out[1] == "random: no run in b"
+
+
+def test_the_best_fixed_time_is_chosen_on_half_the_seeds_and_tested_on_the_others():
+    # The time 0.5 is best on seeds 0 and 2, and worse than the time found on seeds 1 and 3.
+    arms = {
+        ("a", "auto", "0.9"): [5, 6, 5, 8], ("a", "at_10", "0.9"): [1, 9, 1, 9], ("a", "at_50", "0.9"): [8, 3, 8, 7],
+        ("a", "at_50_of_another_sparsity", "0.5"): [99] * 4, ("a", "dense", "0"): [99] * 4,
+    }  # fmt: skip
+    times = {"auto": {"when": "lazy", "cut": 0.2}, "at_10": {"when": 0.1, "cut": 0.1}, "at_50": {"when": 0.5, "cut": 0.5}}
+    times["at_50_of_another_sparsity"] = times["at_50"]
+    (found,) = compare_times(make_scores(arms, settings=times), "a")
+    assert (found.automatic, found.chosen, found.fixed) == ("auto", "at_50", ("at_10", "at_50"))
+    assert (found.chosen_on, found.tested_on) == ((0, 2), (1, 3))
+    assert (found.automatic_iqm, found.chosen_iqm, found.probability) == (7.0, 5.0, 3 / 4)
+
+
+def test_no_comparison_of_times_without_fixed_ones():
+    scores = make_scores({("a", "auto", "0.9"): [5, 6], ("a", "dense", "0"): [1, 2]}, settings={"auto": {"when": "lazy"}})
+    assert compare_times(scores, "a") == []
