@@ -4,6 +4,7 @@ Examples::
 
     python scripts/sweep.py configs/study_returns.yaml --jobs 2
     python scripts/sweep.py configs/study_returns.yaml --only task=ppo_cartpole,arm=dense --list
+    python scripts/sweep.py configs/study_returns.yaml --engine ray
 """
 
 import os
@@ -12,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 # Small networks on a CPU are fastest on one thread, and cells run side by side. Workers inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -20,16 +22,26 @@ import tyro
 from tqdm import tqdm
 
 from rl_crop.evaluation import ConfigError
+from rl_crop.evaluation.engines import Engine, LocalEngine, RayEngine
+from rl_crop.evaluation.store import Store
 from rl_crop.evaluation.study import Cell, load_study, select
-from rl_crop.evaluation.sweep import Sweep
+from rl_crop.evaluation.sweep import Progress, Sweep
 
 
 @dataclass(frozen=True)
 class Args:
     study: tyro.conf.Positional[Path]
     """The study: a YAML file such as `configs/study_returns.yaml`."""
-    jobs: int = 1
-    """Cells that run side by side."""
+    jobs: int | None = None
+    """Cells that run side by side; by default one, or one on each CPU of a Ray cluster."""
+    engine: Literal["local", "ray"] = "local"
+    """Where cells run: on this machine, or on a Ray cluster that is up (extra `ray`)."""
+    ray_address: str = "auto"
+    """The Ray cluster; by default the one that this machine belongs to, or that RAY_ADDRESS names."""
+    retries: int = 2
+    """How often a cell is tried again whose process was killed."""
+    retry_failed: bool = False
+    """Run also what failed earlier."""
     only: str = ""
     """Run some cells only: `task=…,arm=…,sparsity=…,seed=…`; a key that is named twice accepts either value."""
     list: bool = False
@@ -50,19 +62,74 @@ def default_results(study: Path) -> Path:
     return Path("docs/results") / study.stem.removeprefix("study_")
 
 
-def show(cells: list[Cell], sweep: Sweep) -> None:
+def show(cells: list[Cell], store: Store) -> None:
     """
     Print what is done and what is not.
 
     :param cells: the cells
-    :param sweep: where their results are
+    :param store: where their results are
     """
-    states = []
-    for cell in cells:
-        failed = "failed" if sweep.failure_path(cell).exists() else "to do"
-        states.append("done" if sweep.result_path(cell).exists() else failed)
-        print(f"{states[-1]:8}{cell.name}")
-    print(f"{len(cells)} cells, {states.count('done')} done, {states.count('failed')} failed; results in {sweep.results}/")
+    states = [store.state(cell) for cell in cells]
+    for cell, state in zip(cells, states):
+        print(f"{state:8}{cell.name}")
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "failed", "running", "to do"))
+    print(f"{len(cells)} cells: {counts}; results in {store.folder}/")
+
+
+class Bar:
+    """
+    A line that says how far a sweep is and how long it will take, above it a line for each cell that ended.
+
+    :param cells: the cells of the sweep
+    :param store: where their results are
+    :param engine: where they run
+    """
+
+    def __init__(self, cells: list[Cell], store: Store, engine: Engine) -> None:
+        self.counts: dict[str, int] = {}
+        self._left = {cell.name: cell for cell in cells}
+        self._store, self._engine = store, engine
+        self._started: dict[str, float] = {}
+        self._end: float | None = None
+        # Cells differ widely in length: tqdm's own estimate would mislead. Nothing is drawn where nobody looks.
+        form = "{percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}{postfix}]"
+        self._bar = tqdm(total=len(cells), unit="cell", dynamic_ncols=True, bar_format=form, disable=None)
+
+    def show(self, progress: Progress) -> None:
+        """
+        Take in what happened to a cell.
+
+        :param progress: what the sweep tells
+        """
+        name, status = progress.cell.name, progress.status
+        if status == "started":
+            self._started[name] = time.monotonic()
+        elif status == "died":
+            del self._started[name]
+        else:
+            self.counts[status] = self.counts.get(status, 0) + 1
+            self._started.pop(name, None)
+            del self._left[name]
+            self._bar.update()
+        if status not in ("started", "skipped"):
+            tqdm.write(f"{status:8}{name}  {progress.message}", file=sys.stdout)
+            sys.stdout.flush()
+        if status != "skipped":
+            now = time.monotonic()
+            elapsed = {cell: now - start for cell, start in self._started.items()}
+            seconds = self._store.seconds_left(self._left.values(), elapsed)
+            self._end = None if seconds is None else now + seconds / max(1, self._engine.capacity)
+        self.tick()
+
+    def tick(self) -> None:
+        """Let time go by."""
+        left = "unknown" if self._end is None else tqdm.format_interval(max(0.0, self._end - time.monotonic()))
+        failed = f", {self.counts['failed']} failed" if "failed" in self.counts else ""
+        self._bar.set_postfix_str(f"{len(self._started)} running{failed}, time left {left}")
+
+    def close(self) -> None:
+        """Leave the line as it is."""
+        self._bar.close()
 
 
 def main(args: Args) -> int:
@@ -70,36 +137,31 @@ def main(args: Args) -> int:
     Run the study.
 
     :param args: the arguments
-    :return: the exit status: 1 when a cell failed
+    :return: the exit status: 1 when a cell failed, now or earlier
     """
+    if (args.jobs is not None and args.jobs < 1) or args.retries < 0:
+        raise ConfigError("--jobs must be 1 or more, and --retries 0 or more")
     cells = select(load_study(args.study), args.only)
-    sweep = Sweep(args.results or default_results(args.study), args.jobs, args.keep_runs)
+    store = Store(args.results or default_results(args.study), args.keep_runs)
     if args.list:
-        show(cells, sweep)
+        show(cells, store)
         return 0
 
-    counts: dict[str, int] = {}
-    left = {cell.name: cell for cell in cells}
+    engine: Engine = RayEngine(args.ray_address, args.jobs) if args.engine == "ray" else LocalEngine(args.jobs or 1)
     start = time.perf_counter()
-    bar = tqdm(total=len(cells), unit="cell", dynamic_ncols=True, bar_format="{l_bar}{bar}| {n}/{total} [{elapsed}{postfix}]")
-    for progress in sweep.run(cells):
-        if progress.status != "skipped":
-            bar.write(f"{progress.status:8}{progress.cell.name}  {progress.message}", file=sys.stdout)
-        if progress.status != "started":
-            counts[progress.status] = counts.get(progress.status, 0) + 1
-            del left[progress.cell.name]
-            bar.update()
-        # Cells differ widely in length, so the time left is summed over what is known of each task.
-        seconds = sweep.seconds_left(left.values())
-        bar.set_postfix_str("time left unknown" if seconds is None else f"about {tqdm.format_interval(seconds)} left")
-    bar.close()
-    summary = ", ".join(f"{count} {status}" for status, count in counts.items())
-    print(f"{summary} in {time.perf_counter() - start:.0f} s; results in {sweep.results}/")
-    if counts.get("failed"):
-        print(f"What went wrong is in {sweep.results}/*.failed.txt; the same command tries again.")
-    if counts.get("waiting") or counts.get("busy"):
-        print("Some cells wait for others; run the same command again.")
-    return 1 if counts.get("failed") else 0
+    bar = Bar(cells, store, engine)
+    try:
+        for progress in Sweep(store, engine, args.retries).run(cells, retry_failed=args.retry_failed, tick=bar.tick):
+            bar.show(progress)
+    finally:
+        bar.close()
+    summary = ", ".join(f"{count} {status}" for status, count in bar.counts.items())
+    print(f"{summary} in {time.perf_counter() - start:.0f} s; results in {store.folder}/")
+    if bar.counts.get("failed"):
+        print(f"What went wrong is in {store.folder}/*.failed.txt; --retry-failed tries again.")
+    if bar.counts.get("waiting"):
+        print("Some cells need the result of others that are not there; run those first.")
+    return 1 if bar.counts.get("failed") else 0
 
 
 if __name__ == "__main__":
@@ -107,7 +169,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main(tyro.cli(Args, description=__doc__)))
-    except ConfigError as error:
+    except (ConfigError, ImportError) as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
         sys.exit("Interrupted: what is done is kept, the same command goes on from here.")
