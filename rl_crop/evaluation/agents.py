@@ -1,5 +1,6 @@
 """Saved agents: find what belongs to them, load them, measure their return."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,21 +56,30 @@ class SavedAgent:
             raise ConfigError(f"{normalization} is missing: {model} was trained on normalised observations")
         return SavedAgent(model, config_path, run_config, normalization)
 
-    def build_env(self, seed: int, n_envs: int | None = None, *, normalize_rewards: bool = False) -> VecEnv:
+    def build_env(
+        self,
+        seed: int,
+        n_envs: int | None = None,
+        *,
+        normalize_rewards: bool = False,
+        watch: Callable[[VecEnv], VecEnv] = lambda env: env,
+    ) -> VecEnv:
         """
         Build environments with the agent's normalisation, whose statistics stand still.
 
         :param seed: the first environment's seed
         :param n_envs: how many; the configuration's number by default
         :param normalize_rewards: scale rewards as in training, which losses need and returns must not have
+        :param watch: what is wrapped around the environments, where observations are not normalised yet
         :return: the environments
         """
         env = build_env(self.config, seed, n_envs, training=False)
-        if self.normalization is not None:
-            assert isinstance(env, VecNormalize)
-            env = VecNormalize.load(str(self.normalization), env.venv)
-            env.training = False
-            env.norm_reward = env.norm_reward and normalize_rewards
+        if self.normalization is None:
+            return watch(env)
+        assert isinstance(env, VecNormalize)
+        env = VecNormalize.load(str(self.normalization), watch(env.venv))
+        env.training = False
+        env.norm_reward = env.norm_reward and normalize_rewards
         return env
 
     def load(self, env: VecEnv | None = None) -> BaseAlgorithm:

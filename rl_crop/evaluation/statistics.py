@@ -17,6 +17,33 @@ def interquartile_mean(values: ArrayLike) -> float:
     return float(trim_mean(np.asarray(values, dtype=np.float64), 0.25, axis=None))
 
 
+def worst_tenth(values: ArrayLike) -> float:
+    """
+    The mean of the lowest tenth: what to expect when things go badly.
+
+    :param values: numbers
+    :return: the mean of the lowest 10 % of them, rounded up to whole numbers of values
+    """
+    array = np.sort(np.asarray(values, dtype=np.float64), axis=None)
+    return float(array[: -(-len(array) // 10)].mean())
+
+
+def mean_interval(values: ArrayLike, level: float = 0.95, n_samples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """
+    A percentile bootstrap interval of the mean.
+
+    :param values: independent numbers
+    :param level: the interval's confidence
+    :param n_samples: bootstrap samples
+    :param seed: seeds the resampling
+    :return: the lower and the upper bound
+    """
+    array = np.asarray(values, dtype=np.float64).ravel()
+    draws = array[_indices(np.random.default_rng(seed), n_samples, len(array))]
+    low, high = _percentiles(draws.mean(axis=1), level)
+    return float(low), float(high)
+
+
 def bootstrap_interval(values: ArrayLike, level: float = 0.95, n_samples: int = 2000, seed: int = 0) -> tuple[float, float]:
     """
     A percentile bootstrap interval of the interquartile mean.

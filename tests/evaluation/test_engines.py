@@ -14,6 +14,12 @@ from rl_crop.evaluation.sweep import Sweep
 from rl_crop.files import read_json
 
 
+def test_without_a_cluster_the_error_says_how_to_start_one():
+    pytest.importorskip("ray")
+    with pytest.raises(ConfigError, match="ray start --head"):
+        RayEngine("auto")
+
+
 @pytest.fixture(scope="module", params=["local", "ray"])
 def engine(request):
     """An engine whose workers find the modules of this folder."""
@@ -72,11 +78,3 @@ def test_an_interrupted_sweep_ends_its_cells_and_frees_them(engine, cell, tmp_pa
     assert next(progress).status == "started" and store.state(endless) == "running"
     progress.close()
     assert store.state(endless) == "to do" and engine.ended(0) == []
-
-
-def test_without_a_cluster_the_error_says_how_to_start_one():
-    ray = pytest.importorskip("ray")
-    if ray.is_initialized():
-        pytest.skip("a session is open")
-    with pytest.raises(ConfigError, match="ray start --head"):
-        RayEngine("auto")

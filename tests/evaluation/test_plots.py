@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from rl_crop.evaluation.compare import comparison_table, summarize
 from rl_crop.evaluation.plots import describe_cut, plot_comparison, plot_learning_curve
 
 CUT = {"timesteps": 100, "widths_before": {"pi": [256, 256], "qf": [64]}, "widths_after": {"pi": [31, 40], "qf": [9]}}
@@ -35,14 +34,3 @@ def test_pictures_are_written(tmp_path, n_cuts):
     ]
     for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
-
-
-def test_table_of_agents():
-    rows = {
-        "a": summarize([1.0, 3.0], {"actor": 1000, "critic": 2000, "total": 3000}, {"pi": [8, 9], "vf": [4]}),
-        "longer name": summarize([2.0] * 4, {"critic": 5, "total": 5}, [3]),
-    }
-    head, line, first, second = comparison_table(rows).splitlines()
-    assert len({len(text) for text in (head, line, first, second)}) == 1
-    assert "pi 8-9 vf 4" in first and "3,000" in first and "2.0 ± 1.0" in first
-    assert "–" in second and second.endswith("2.0 [2.0, 2.0]")

@@ -8,11 +8,13 @@ from rl_crop.evaluation.statistics import (
     bootstrap_interval,
     improvement_interval,
     interquartile_mean,
+    mean_interval,
     normalise,
     performance_profile,
     probability_of_improvement,
     profile_interval,
     stratified_interval,
+    worst_tenth,
 )
 
 
@@ -128,3 +130,17 @@ def test_bounds_of_a_performance_profile():
     assert (low[0], high[0]) == (1.0, 1.0) and (low[2], high[2]) == (0.0, 0.0)
     exact = stats.binom(50, performance_profile(strata, [0.5])[0]).ppf([0.025, 0.975]) / 50
     assert [low[1], high[1]] == pytest.approx(exact, abs=0.021)
+
+
+def test_interval_of_the_mean_is_that_of_the_normal_law_where_there_are_many_values():
+    values = np.random.default_rng(9).normal(3.0, 2.0, size=400)
+    exact = stats.norm(values.mean(), values.std() / 20).ppf([0.025, 0.975])
+    assert mean_interval(values) == pytest.approx(exact, abs=0.03)
+    assert mean_interval(values) == mean_interval(values) != mean_interval(values, seed=1)
+    assert mean_interval([4.0]) == (4.0, 4.0)
+
+
+def test_worst_tenth():
+    assert worst_tenth([3, 1, 2]) == 1
+    assert worst_tenth(range(20, 0, -1)) == 1.5
+    assert worst_tenth([*range(20), -3]) == -2 / 3  # 2.1 values are rounded up

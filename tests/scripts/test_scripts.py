@@ -81,7 +81,7 @@ def test_prune_keeps_the_original_and_evaluate_compares(dense, tmp_path, capsys)
     report = read_json(tmp_path / "small.report.json")
     assert report["n_params_after"] < report["n_params_before"]
 
-    evaluate.main(evaluate.Args((dense, small), n_episodes=4, out=tmp_path / "figures.json"))
+    evaluate.main(evaluate.Args((dense, small), n_episodes=4, noise=(0.1,), json=tmp_path / "figures.json"))
     figures = read_json(tmp_path / "figures.json")
     assert len(figures[str(small)]["returns"]) == 4
     assert figures[str(small)]["n_params"]["total"] < figures[str(dense)]["n_params"]["total"]
