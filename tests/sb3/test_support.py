@@ -12,7 +12,8 @@ from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.networks import has_parameters
 from tests.sb3.agents import AGENTS, VECTORS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "support.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "support.md").read_text()
 CLASSES = (PPO, A2C, DQN, SAC, TD3, DDPG, TQC, QRDQN, TRPO, MaskablePPO, CrossQ, RecurrentPPO, ARS)
 ALGORITHMS = {kind.__name__: kind for kind in CLASSES}
 NAMES = {"Mlp": "MlpPolicy", "Cnn": "CnnPolicy", "MultiInput": "MultiInputPolicy"}
@@ -63,6 +64,11 @@ def test_the_matrix_is_what_is_tested_and_all_that_there_is():
         for kind, cell in row.items():
             assert cell == ("yes" if (name, kind) in found else ABSENT), (name, kind)
             assert ((name, kind) in found) == offered(ALGORITHMS[name], kind), (name, kind)
+
+
+def test_the_readme_has_the_same_matrix():
+    matrix = PAGE.split("## Algorithms\n")[1].strip().split("\n\n")[0]
+    assert matrix in (ROOT / "README.md").read_text()
 
 
 def test_every_agent_is_named_and_every_named_agent_is_tested():
