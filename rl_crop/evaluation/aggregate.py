@@ -191,7 +191,7 @@ def arms_of(scores: Scores, tasks: Sequence[str], sparsity: str) -> list[str]:
     :return: the arms that have a result in one of them, the dense one included
     """
     groups = {group for task in tasks for group in scores.results.groups(task)}
-    return sorted({arm for arm, other in groups if other == sparsity or arm == DENSE})
+    return sorted({arm for arm, other in groups if other == sparsity or arm == DENSE}, key=lambda arm: (arm != DENSE, arm))
 
 
 def separation(scores: Scores, task: str, sparsity: str) -> Separation:

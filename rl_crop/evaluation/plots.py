@@ -1,4 +1,4 @@
-"""Pictures of runs."""
+"""Pictures of single runs; those of a study are in ``figures``."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rl_crop.evaluation.figures.style import panels
 from rl_crop.files import write_atomically
-from rl_crop.optional import require
 
 _NAMES = {"pi": "actor", "vf": "critic", "qf": "critic"}
 
@@ -53,22 +53,14 @@ def plot_comparison(path: str | Path, reports: Mapping[str, Mapping[str, Any]]) 
 
 
 def _figure(report: Mapping[str, Any], n_labels: int) -> tuple[Any, Any]:
-    require("matplotlib", "plots")
-    # The object interface: no global state and no window, whatever backend the user has chosen.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure, ((axes,),) = panels(1, 1, (6.4, 3.4 + 0.18 * n_labels))
     from matplotlib.ticker import EngFormatter
 
-    figure = Figure(figsize=(6.4, 3.4 + 0.18 * n_labels), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
     axes.set_title(f"{report['algo'].upper()} on {report['env']}, seed {report['seed']}", pad=16)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlim(0, report["n_timesteps"])
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 

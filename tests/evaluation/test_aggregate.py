@@ -85,7 +85,7 @@ def test_improvement_is_averaged_over_environments():
     scores = make_scores(arms)
     assert improvement(scores, ["a", "b"], "0.9", "crop", "random").probability == 0.5
     assert improvement(scores, ["b"], "0.9", "dense", "random").probability == 1.0
-    assert sparsities(scores) == ["0.9"] and arms_of(scores, ["b"], "0.9") == ["crop", "dense", "random"]
+    assert sparsities(scores) == ["0.9"] and arms_of(scores, ["b"], "0.9") == ["dense", "crop", "random"]
 
 
 def test_environments_together():

@@ -12,7 +12,7 @@ from rl_crop.evaluation.best_time import time_families
 from rl_crop.evaluation.figures.curves import draw_curves
 from rl_crop.evaluation.figures.improvement import draw_improvements, rows_of
 from rl_crop.evaluation.figures.overall import draw_overall, draw_profiles
-from rl_crop.evaluation.figures.style import ArmStyle, arm_styles, legend_of_arms, panels, percent, settings
+from rl_crop.evaluation.figures.style import ArmStyle, arm_styles, legend_of_arms, panels, percent, settings, tag
 from rl_crop.evaluation.figures.times import draw_times
 from rl_crop.evaluation.figures.tradeoffs import CPU_SECONDS, PARAMETERS, SECONDS, draw_tradeoff
 from rl_crop.evaluation.figures.widths import draw_widths, layers
@@ -85,8 +85,11 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
         return _finish(figure, task, shown)
 
     def times() -> Any:
-        figure, axes = panels(1, 1, (6.4, 4.0))
-        draw_times(axes[0, 0], scores, task, styles)
+        levels = sparsities(scores) or ["0"]
+        figure, axes = panels(1, len(levels), (6.4 if len(levels) == 1 else 4.4, 4.0), sharey=True)
+        for ax, sparsity in zip(axes.flat, levels):
+            draw_times(ax, scores, task, sparsity, styles)
+            ax.set_gid(tag("*", sparsity))
         timed = {arm for family in time_families(scores, task) for arm in (*family.automatic, *family.fixed)}
         return _finish(figure, task, {arm: style for arm, style in shown.items() if arm in timed | {DENSE}})
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rl_crop.evaluation.aggregate import Improvement
-from rl_crop.evaluation.figures.style import ArmStyle, error_bar, label, tag
+from rl_crop.evaluation.figures.style import ArmStyle, error_bar, name_rows, tag
 from rl_crop.evaluation.scores import DENSE
 
 
@@ -32,8 +32,7 @@ def draw_improvements(axes: Any, found: Sequence[Improvement], rival: str, style
             error_bar(axes, comparison.probability, row, comparison.interval, styles[comparison.arm], gid, horizontal=True)
             text = f"{comparison.wins}–{comparison.ties}–{comparison.losses}"
             axes.text(1.06, row, text, va="center", fontsize=8, color="#444444", gid=gid)
-    axes.set_yticks(range(len(rows)), [label(*group) for group in rows])
-    axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
+    name_rows(axes, rows)
     axes.axvline(0.5, color="#444444", linewidth=0.9, linestyle="--")
     axes.set_xlim(-0.03, 1.25)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rl_crop.evaluation.aggregate import Overall
-from rl_crop.evaluation.figures.style import ArmStyle, error_bar, label, tag
+from rl_crop.evaluation.figures.style import ArmStyle, error_bar, name_rows, tag
 from rl_crop.evaluation.statistics import performance_profile, profile_interval
 
 
@@ -20,8 +20,7 @@ def draw_overall(axes: Any, found: Sequence[Overall], styles: Mapping[str, ArmSt
     """
     for row, arm in enumerate(found):
         error_bar(axes, arm.iqm, row, arm.interval, styles[arm.arm], tag(arm.arm, arm.sparsity), horizontal=True)
-    axes.set_yticks(range(len(found)), [label(arm.arm, arm.sparsity) for arm in found])
-    axes.set_ylim(len(found) - 0.5, -0.5)
+    name_rows(axes, [(arm.arm, arm.sparsity) for arm in found])
     axes.axvline(1, color="#444444", linewidth=0.9, linestyle="--")
     axes.set_xlabel("normalised return (random 0, dense 1)")
     axes.set_title("interquartile mean, 95 % interval")

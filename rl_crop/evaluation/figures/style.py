@@ -1,6 +1,6 @@
 """How every picture looks: one colour and one marker an arm, readable without telling red from green."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
 
 def panels(n_rows: int, n_cols: int, size: tuple[float, float], **kwargs: Any) -> tuple[Any, Any]:
     """
-    A figure without a window and without global state.
+    A figure without a window and without global state, whatever backend the user has chosen.
 
     :param n_rows: rows of axes
     :param n_cols: columns of axes
@@ -153,6 +153,19 @@ def error_bar(
     )
 
 
+def name_rows(axes: Any, groups: Sequence[tuple[str, str]]) -> None:
+    """
+    Give every arm a row, the first on top.
+
+    :param axes: where
+    :param groups: arms and sparsities
+    """
+    axes.set_yticks(range(len(groups)), [label(*group) for group in groups])
+    axes.set_ylim(max(1, len(groups)) - 0.5, -0.5)
+    for text, group in zip(axes.get_yticklabels(), groups):
+        text.set_gid(tag(*group))
+
+
 def legend_of_arms(figure: Any, styles: dict[str, ArmStyle]) -> None:
     """
     :param figure: the figure, which gets one legend below its axes
@@ -161,4 +174,7 @@ def legend_of_arms(figure: Any, styles: dict[str, ArmStyle]) -> None:
     from matplotlib.lines import Line2D
 
     marks = [Line2D([], [], color=s.color, marker=s.marker, linewidth=1.8, label=arm) for arm, s in styles.items()]
-    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    legend = figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    for arm, mark, text in zip(styles, legend.legend_handles, legend.get_texts()):
+        mark.set_gid(tag(arm, "*"))
+        text.set_gid(tag(arm, "*"))

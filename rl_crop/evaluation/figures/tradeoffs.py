@@ -58,7 +58,7 @@ def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, Arm
         shift = 10 ** spread(beside.index(summary.arm), len(beside), _WIDTH) if cost.beside else 1.0
         for run in summary.runs:
             x = cost.of(run) * shift
-            axes.plot([x], [run.score], "o", color=style.color, markersize=3.5, alpha=0.55, markeredgewidth=0,
+            axes.plot([x], [run.score], "o", color=style.color, markersize=3.5, alpha=0.4, markeredgewidth=0,
                       gid=tag(summary.arm, summary.sparsity, run.key.seed))  # fmt: skip
         x = float(np.mean([cost.of(run) for run in summary.runs])) * shift
         error_bar(axes, x, summary.iqm, summary.interval, style, tag(summary.arm, summary.sparsity))

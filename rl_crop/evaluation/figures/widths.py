@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_crop.evaluation.figures.style import ArmStyle, label, spread, tag
+from rl_crop.evaluation.figures.style import ArmStyle, name_rows, spread, tag
 from rl_crop.evaluation.results import Run
 from rl_crop.evaluation.scores import DENSE, Scores
 
@@ -44,8 +44,7 @@ def draw_widths(axes: Any, scores: Scores, task: str, layer: tuple[str, int], st
             axes.plot([widths[i]], [place], "o", color=color, markersize=3.5, gid=tag(arm, sparsity, run.key.seed))
         beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 8, "color": "#222222"}
         axes.annotate(f"{np.mean(widths):.0f}", (max(widths), row), gid=tag(arm, sparsity), **beside)
-    axes.set_yticks(range(len(groups)), [label(*group) for group in groups])
-    axes.set_ylim(len(groups) - 0.5, -0.5)
+    name_rows(axes, groups)
     axes.margins(x=0.15)
     axes.set_xlim(left=0)
     whole = f" (dense: {dense[0]})" if dense else ""
