@@ -91,7 +91,7 @@ def main(args: Args) -> None:
     model.learn(args.n_timesteps)
     shares = noise_shares(model, real)
     print("share of noise in the weights, trained:  ", {k: round(float(v.mean()), 3) for k, v in shares.items()})
-    rows = []
+    rows: list[dict[str, Any]] = []
     for sparsity in args.sparsities:
         for criterion in CRITERIA:
             draws = RANDOM_DRAWS if criterion == "random" else 1
