@@ -40,7 +40,7 @@ class Run:
     :param timesteps: when the agent was evaluated
     :param returns: the mean return of each evaluation
     :param n_params: parameters at the end, of all networks
-    :param widths: the hidden widths at the end, by head (``pi``, ``vf`` or ``qf``)
+    :param widths: the hidden widths at the end, by head (``pi``, ``vf`` or ``qf``; ``net`` where there is one network alone)
     :param cuts: the times of the cuts, as shares of the run
     :param decided_by: what decided each cut
     :param seconds: wall-clock of training with scoring and cutting, without evaluation
@@ -180,7 +180,7 @@ def _run(key: Key, result: Mapping[str, Any]) -> Run:
         timesteps=tuple(result["evaluations"]["timesteps"]),
         returns=tuple(result["evaluations"]["mean_returns"]),
         n_params=result["n_params"]["total"],
-        widths=widths if isinstance(widths, Mapping) else {"qf": widths},
+        widths=widths if isinstance(widths, Mapping) else {"net": widths},
         cuts=tuple(cut["timesteps"] / result["n_timesteps"] for cut in result["cuts"]),
         decided_by=tuple(event["decided_by"] for event in history),
         seconds=result["seconds"]["learn"],

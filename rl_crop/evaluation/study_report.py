@@ -29,7 +29,8 @@ METHODS = (
     "IQM is the interquartile mean over seeds; with three seeds or fewer it is their mean. Intervals are 95 % percentile "
     "bootstrap intervals, stratified by environment, 2,000 samples from a seeded generator. Those of three seeds reach from "
     "the lowest seed to the highest at most, and are too narrow rather than too wide.",
-    "Normalised returns are 0 for a random policy and 1 for the dense arm, both the IQM of their own seeds and held fixed.",
+    "Normalised returns are 0 for a random policy and 1 for the dense arm, both the IQM of their own seeds and held fixed: "
+    "the intervals do not hold the uncertainty of dense itself, which its own row shows.",
     "An arm is called non-inferior where the lower bound of its normalised IQM is above 0.95 (0.90 on MuJoCo, where seeds of "
     "one arm differ by hundreds; over several environments the stricter of theirs).",
     "The probability of improvement compares every run of one arm with every run of the other on the seeds that both have, "
@@ -37,7 +38,8 @@ METHODS = (
     "Environments are put together only where they tell the arms apart: where random or dense_small stays below dense by more "
     "than its interval, and not most runs end at the same highest return.",
     "The best fixed prune time is chosen on every other seed and tested on the others.",
-    "Small dots are single seeds. Widths are ranges over seeds, layer by layer; pi is the actor, vf and qf are the critic.",
+    "Small dots are single seeds. Widths are ranges over seeds, layer by layer; pi is the actor, vf and qf are the "
+    "critic, net is the only network there is.",
 )
 
 

@@ -4,7 +4,7 @@ from rl_crop.core.errors import PruningError
 from rl_crop.evaluation import RunConfig
 from rl_crop.evaluation.results import Key, load_results
 from rl_crop.evaluation.study import Cell
-from rl_crop.files import write_text
+from rl_crop.files import read_json, write_json, write_text
 from tests.evaluation.studies import write_result
 
 
@@ -23,6 +23,12 @@ def test_a_result_is_read(folder):
     (run,) = results.of("cart__pole", "crop", "0.9")
     assert (run.score, run.last, run.n_params) == (300.0, 299.0, 100)
     assert run.cuts == (0.25,) and run.decided_by == ("lazy",) and run.widths == {"pi": [5, 6], "vf": [7]}
+
+
+def test_a_single_network_has_a_name_too(folder):
+    path = folder / "cart__pole__crop__0.9__seed0__00000000.json"
+    write_json(path, read_json(path) | {"widths": [5, 6]})
+    assert load_results(folder).of("cart__pole", "crop", "0.9")[0].widths == {"net": [5, 6]}
 
 
 def test_without_a_study_every_arm_is_expected_on_every_seed(folder):

@@ -9,7 +9,7 @@ from rl_crop.evaluation.figures.style import ArmStyle, name_rows, spread, tag
 from rl_crop.evaluation.results import Run
 from rl_crop.evaluation.scores import DENSE, Scores
 
-_HEADS = {"pi": "actor", "vf": "critic", "qf": "critic"}
+_HEADS = {"pi": "actor", "vf": "critic", "qf": "critic", "net": "network"}
 
 
 def layers(runs: list[Run]) -> list[tuple[str, int]]:
@@ -27,7 +27,7 @@ def draw_widths(axes: Any, scores: Scores, task: str, layer: tuple[str, int], st
     :param axes: where
     :param scores: the study
     :param task: its name
-    :param layer: the head (``pi``, ``vf`` or ``qf``) and the index of the layer
+    :param layer: the head (``pi``, ``vf``, ``qf`` or ``net``) and the index of the layer
     :param styles: of every arm
     """
     head, index = layer
@@ -48,5 +48,5 @@ def draw_widths(axes: Any, scores: Scores, task: str, layer: tuple[str, int], st
     axes.margins(x=0.15)
     axes.set_xlim(left=0)
     whole = f" (dense: {dense[0]})" if dense else ""
-    axes.set_title(f"{_HEADS.get(head, head)}, layer {index + 1}{whole}")
+    axes.set_title(f"{_HEADS[head]}, layer {index + 1}{whole}")
     axes.set_xlabel("units left")
