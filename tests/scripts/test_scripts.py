@@ -103,5 +103,8 @@ def test_sweep_lists_what_is_to_do(tmp_path, capsys):
     study = ROOT / "configs" / "study_returns.yaml"
     sweep.main(sweep.Args(study, list=True, only="task=ppo_cartpole,arm=dense", results=tmp_path))
     printed = capsys.readouterr().out
-    assert printed.count("to do   ppo_cartpole__dense__0__seed") == 5 and "5 cells: 0 done, 0 failed, 0 running, 5 to do" in printed
+    assert (
+        printed.count("to do   ppo_cartpole__dense__0__seed") == 5
+        and "5 cells: 0 done, 0 failed, 0 running, 5 to do" in printed
+    )
     assert sweep.default_results(study) == Path("docs/results/returns")
