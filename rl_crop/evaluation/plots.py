@@ -91,13 +91,13 @@ def describe_cut(cut: Mapping[str, Any]) -> str:
     The widths before and after a cut, in words.
 
     :param cut: one entry of a report's ``cuts``
-    :return: for example ``"actor 256-256 → 31-40, critic 256-256 → 35-37"``
+    :return: for example ``"actor 256-256 → 31-40, critic 256-256 → 35-37"``; heads without hidden layers are left out
     """
     before, after = cut["widths_before"], cut["widths_after"]
     if isinstance(before, list):
         before, after = {"qf": before}, {"qf": after}
-    parts = [f"{_NAMES[head]} {_dashed(before[head])} → {_dashed(after[head])}" for head in before]
-    return ", ".join(parts)
+    parts = [f"{_NAMES[head]} {_dashed(before[head])} → {_dashed(after[head])}" for head in before if before[head]]
+    return ", ".join(parts) or "features extractor"
 
 
 def _dashed(widths: list[int]) -> str:
