@@ -69,7 +69,12 @@ class PruningPlan:
             rows.append([name, str(before), str(self.widths_after[name]), *shares])
         header = ["layer", "units before", "after", "dormant", "dormant of removed"]
         whole = [f"left whole: {name} ({reason})" for name, reason in self.graph.untouched.items()]
-        return "\n".join([table(header, rows), *summary_lines(self), *whole])
+        return "\n".join([table(header, rows), *summary_lines(self), *whole, *(f"note: {note}" for note in self._narrow())])
+
+    def _narrow(self) -> list[str]:
+        """:return: a note for each layer that loses all units but one."""
+        names = [name for name, before in self.widths_before.items() if before > self.widths_after[name] == 1]
+        return [f"{name} keeps a single unit (min_units= keeps more)" for name in names]
 
     def apply(self, transaction: Transaction | None = None) -> PruningReport:
         """
@@ -94,7 +99,7 @@ class PruningPlan:
         report = PruningReport(
             self.n_params_before, self.n_params_after, dict(self.sparsity), self.flops_before, self.flops_after, widths,
             dict(self.graph.untouched), self.seconds + time.perf_counter() - start, self.settings.criterion_name,
-            self.settings.compensation, notes,
+            self.settings.compensation, (*notes, *self._narrow()),
         )  # fmt: skip
         if transaction is None:
             self.subject.applied(report)

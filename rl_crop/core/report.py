@@ -21,7 +21,7 @@ class PruningReport:
     :param seconds: wall-clock of planning and cutting.
     :param criterion: its name.
     :param compensation: its name.
-    :param notes: what the user should know (a consumer without bias, for instance).
+    :param notes: what the user should know (a consumer without bias, a layer left with one unit).
     """
 
     n_params_before: int
@@ -68,4 +68,4 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], n_left: int = 1)
         "  ".join(f"{cell:{'<' if place < n_left else '>'}{sizes[place]}}" for place, cell in enumerate(line))
         for line in lines
     ]
-    return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:]])
+    return "\n".join(text.rstrip() for text in [texts[0], "-" * len(texts[0]), *texts[1:]])

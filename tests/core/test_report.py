@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from rl_crop.core.prune import prune_model
+from rl_crop.core.prune import plan_pruning, prune_model
 from rl_crop.core.report import PruningReport, table
 from tests.core.networks import batches, mlp, mse
 
@@ -29,6 +29,14 @@ def test_notes_are_shown():
     assert str(report).endswith("note: 1 has no bias") and report.to_dict()["notes"] == ["1 has no bias"]
 
 
+def test_a_layer_left_with_one_unit_is_noted_in_plan_and_report():
+    plan = plan_pruning(mlp((3, 12, 8, 2)), mse, batches(), 0.9, scope="layer", criterion="magnitude")
+    single = {name for name, width in plan.widths_after.items() if width == 1}
+    assert single and {note.split()[0] for note in plan.apply().notes} == single
+    assert all(f"note: {name} keeps a single unit" in str(plan) for name in single)
+
+
 def test_tables_align():
     lines = table(["layer", "units"], [["actor.0", "5"], ["c", "1234"]]).splitlines()
     assert lines == ["layer    units", "--------------", "actor.0      5", "c         1234"]
+    assert table(["file", ""], [["size", "5 bytes"]], n_left=2).splitlines() == ["file", "-------------", "size  5 bytes"]
