@@ -30,7 +30,7 @@ class Scoring:
     :param parameters: the parameters (and the weights that are buffers) they lie in, by name.
     :param loss: scalar loss of a batch, or ``None``.
     :param batches: the scoring batches.
-    :param forward_on_ones: runs the network on one observation of ones.
+    :param forward_on_ones: runs every network of the model on one observation of ones; returns all outputs.
     :param activations: returns, by group, what consumers receive from each unit: rows by units.
     :param seed: of everything random.
     """
@@ -39,7 +39,7 @@ class Scoring:
     parameters: Mapping[str, th.Tensor]
     loss: BatchLoss | None
     batches: Sequence[Any]
-    forward_on_ones: Callable[[], Any] | None
+    forward_on_ones: Callable[[], Any]
     activations: Callable[[], dict[str, np.ndarray]]
     seed: int
 
@@ -50,8 +50,7 @@ class Scoring:
     def _loss(self) -> BatchLoss:
         if self.loss is None or not self.batches:
             raise PruningError(
-                "This criterion needs a gradient: give a loss and batches, "
-                "or use one without (magnitude, random, span, synflow)."
+                f"This criterion needs a gradient: give a loss and batches, or use one without ({', '.join(GRADIENT_FREE)})."
             )
         return self.loss
 
@@ -133,8 +132,6 @@ def random(scoring: Scoring) -> Saliency:
 
 def synflow(scoring: Scoring) -> Saliency:
     """|θ ∂R/∂θ| for R the summed outputs of the network with |θ| on inputs of ones: data-free (SynFlow, NeurIPS 2020)."""
-    if scoring.forward_on_ones is None:
-        raise PruningError("synflow needs the shape of the inputs: give example_inputs.")
     tensors = {name: tensor for name, tensor in scoring.parameters.items() if tensor.is_floating_point()}
     kept = {name: (tensor.data, tensor.requires_grad) for name, tensor in tensors.items()}
     try:
@@ -196,6 +193,8 @@ CRITERIA: dict[str, Criterion] = {
 }
 """Criteria by name."""
 
+GRADIENT_FREE = ("magnitude", "random", "span", "synflow")
+"""Criteria that need no loss."""
 SPANNING = frozenset({"span", "span_crop"})
 """Criteria that look at activations, so that they only rank whole units."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from rl_crop.core.criteria import GRADIENT_FREE
 from rl_crop.core.errors import PruningError
 
 
@@ -50,8 +51,8 @@ def needs(batch: Any, *fields: str) -> None:
     missing = [name for name in fields if getattr(batch, name, None) is None]
     if missing:
         raise PruningError(
-            f"The batches hold no {', '.join(missing)}, which this objective needs. With observations alone use "
-            f"criterion 'magnitude', 'random', 'span' or 'synflow', or give loss=."
+            f"The batches hold no {', '.join(missing)}, which this objective needs. With observations alone use one of the "
+            f"criteria {', '.join(map(repr, GRADIENT_FREE))}, or give loss=."
         )
 
 

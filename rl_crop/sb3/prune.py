@@ -8,6 +8,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from rl_crop.core.criteria import GRADIENT_FREE, SPANNING
 from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan, make_plan, trace
 from rl_crop.core.report import PruningReport
@@ -158,17 +159,17 @@ def check_criterion(model: BaseAlgorithm, criterion: Any) -> None:
 
 
 def _check_gradient(policy: BasePolicy, criterion: Any, losses: Mapping[str, Objective | None]) -> None:
-    free = ("magnitude", "random", "span", "synflow")
-    if None in losses.values() and isinstance(criterion, str) and criterion not in free:
+    if None in losses.values() and isinstance(criterion, str) and criterion not in GRADIENT_FREE:
         raise PruningError(
             f"{type(policy).__name__} is trained without a gradient, and criterion={criterion!r} needs one: use "
-            f"{', '.join(map(repr, free))}, or give loss=."
+            f"{', '.join(map(repr, GRADIENT_FREE))}, or give loss=."
         )
 
 
 def needs_data(settings: Settings) -> bool:
     """:return: whether a plan with these settings looks at data."""
-    free = settings.criterion in ("magnitude", "random", "synflow")
+    criterion = settings.criterion
+    free = criterion in GRADIENT_FREE and criterion not in SPANNING
     return not (free and settings.compensation == "none")
 
 
