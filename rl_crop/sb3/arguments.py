@@ -24,9 +24,3 @@ def check_counts(counts: Mapping[str, Any]) -> None:
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise PruningError(f"{name}={value!r} must be an integer of at least 1.")
-
-
-def check_seed(seed: Any) -> None:
-    """:raises PruningError: it is neither an integer of at least 0 nor ``None``."""
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise PruningError(f"seed={seed!r} must be an integer of at least 0, or None for the model's own.")

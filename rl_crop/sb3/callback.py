@@ -15,7 +15,7 @@ from rl_crop.core.plan import PruningPlan
 from rl_crop.core.schedules import SCHEDULES
 from rl_crop.core.settings import Settings, Target
 from rl_crop.core.steps import apply_steps, step_targets
-from rl_crop.sb3.arguments import check_choices, check_counts, check_seed
+from rl_crop.sb3.arguments import check_choices, check_counts
 from rl_crop.sb3.best_models import keep_dense_best
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches, first_data, replay_batches
 from rl_crop.sb3.history import History
@@ -152,11 +152,10 @@ class PruningCallback(BaseCallback):
 
     def _check_arguments(self) -> None:
         self._init_callback()  # a list sets the parent later
-        Settings(**self.settings)
+        Settings(**self.settings, seed=self.seed)
         target_by_network(self.sparsity, self.networks)
         check_choices({"schedule": (self.schedule, SCHEDULES), "on_error": (self.on_error, ("raise", "warn"))})
         check_counts({name: getattr(self, name) for name in ("n_events", "n_batches", "batch_size")})
-        check_seed(self.seed)
 
     @property
     def _on_policy(self) -> bool:
@@ -246,7 +245,7 @@ class PruningCallback(BaseCallback):
             return self.memory.batches(self.batch_size)
         learning_starts = getattr(self.model, "learning_starts", 0)
         if self.num_timesteps < learning_starts:
-            raise PruningError(f"learning has not started: it does after {learning_starts:,} steps.")
+            raise PruningError(f"learning has not started: train for more than learning_starts={learning_starts:,} steps.")
         if not isinstance(self.model, OffPolicyAlgorithm):  # it keeps no data
             return agent_batches(self.model, self.n_batches, self.batch_size, self._seed)
         return replay_batches(self.model, self.n_batches, self.batch_size, self._seed + self.num_timesteps)
