@@ -57,7 +57,7 @@ def main(args: Args) -> None:
     env = agent.build_env(args.seed, 1)
     model = agent.load()
     for path in out:
-        print(rl_crop.export_actor(model, path, env=env, opset=args.opset if path.suffix == ".onnx" else None), "\n")
+        print(rl_crop.export_actor(model, path, env=env, opset=args.opset if path.suffix == ".onnx" else None), end="\n\n")
     sizes = {"this": {suffix: path.stat().st_size for suffix, path in files.items()}}
 
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +71,7 @@ def main(args: Args) -> None:
             agents = {"dense": (other_model, other_files, other_env)} | agents
             sizes = {"dense": {suffix: path.stat().st_size for suffix, path in other_files.items()}} | sizes
         lines = [[name, *(f"{size:,}" for size in row.values())] for name, row in sizes.items()]
-        print(table(["agent", *(f"{suffix}, bytes" for suffix in files)], lines), "\n")
+        print(table(["agent", *(f"{suffix}, bytes" for suffix in files)], lines), end="\n\n")
         if args.repetitions:
             print(table(*latency_cells(latency_rows(agents, args.repetitions)), n_left=2))
             print("\nMedians of one call on one thread, in processor time; × is how many times faster.")

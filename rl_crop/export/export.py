@@ -56,7 +56,9 @@ def export_actor(
         source = find_source(model, env)
         actor = make_actor(policy, source)
         samples = collect_samples(model, actor, source)
-        notes: tuple[str, ...] = ()
+        notes: list[str] = []
+        if source.env is None:
+            notes.append("no environment is known: if the agent trained with VecNormalize or on images, give it by env=")
         run: OnnxActor | CActor | None
         if path.suffix == ".onnx":
             content = to_onnx(actor, opset)
@@ -67,7 +69,7 @@ def export_actor(
             content, compiler = source_code.encode(), find_compiler()
             run = CActor(source_code, actor, compiler) if compiler else None
             if run is None:
-                notes = ("there is no C compiler here: the file was not compared with predict",)
+                notes.append("there is no C compiler here: the file was not compared with predict")
             ports = c_ports(actor)
         difference, n_ties = (None, 0) if run is None else compare(run, model, actor, source, samples)
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
@@ -81,5 +83,5 @@ def export_actor(
         origin=samples.origin,
         largest_difference=difference,
         n_ties=n_ties,
-        notes=notes,
+        notes=tuple(notes),
     )

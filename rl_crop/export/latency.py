@@ -107,22 +107,19 @@ def latency_rows(agents: Mapping[str, tuple[Any, Mapping[str, Path], Any]], repe
 def latency_cells(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """
     :param rows: of :func:`latency_rows`
-    :return: the header and the lines of a table, one line an agent and way
+    :return: the header and the lines of a table, one line an agent and way; with one agent there is none to compare it with
     """
     sizes = sorted({row["batch_size"] for row in rows})
-    first = rows[0]["agent"]
+    agents = list(dict.fromkeys(row["agent"] for row in rows))
     header = ["agent", "way"]
     for size in sizes:
-        header += [f"batch {size}, µs", "× predict", f"× {first}"]
+        header += [f"batch {size}, µs", "× predict", *([f"× {agents[0]}"] if len(agents) > 1 else [])]
     lines = []
     for agent, way in dict.fromkeys((row["agent"], row["way"]) for row in rows):
         line = [agent, way]
         for row in (row for row in rows if (row["agent"], row["way"]) == (agent, way)):
             first_ratio = row["times_faster_than_first"]
-            line += [
-                f"{row['microseconds']:.1f}",
-                f"{row['times_faster_than_predict']:.1f}",
-                "–" if first_ratio is None else f"{first_ratio:.1f}",
-            ]
+            line += [f"{row['microseconds']:.1f}", f"{row['times_faster_than_predict']:.1f}"]
+            line += ["–" if first_ratio is None else f"{first_ratio:.1f}"] if len(agents) > 1 else []
         lines.append(line)
     return header, lines

@@ -42,7 +42,8 @@ class ExportReport:
         return asdict(self) | {"path": str(self.path), "folded": list(self.folded), "notes": list(self.notes)}
 
     def __str__(self) -> str:
-        difference = "not compared" if self.largest_difference is None else f"{self.largest_difference:.1e}"
+        found = self.largest_difference
+        difference = "not compared" if found is None else f"{found:.1e}" if found else "none"
         ties = f", {self.n_ties} ties" if self.n_ties else ""
         rows = [
             ["size", f"{self.n_bytes:,} bytes"],

@@ -86,9 +86,9 @@ def test_a_loaded_agent_needs_its_normalisation_back(tmp_path):
     model.save(tmp_path / "model.zip")
     loaded = type(model).load(tmp_path / "model.zip", device="cpu")
     bare = rl_crop.export_actor(loaded, tmp_path / "bare.onnx")
-    assert bare.folded == () and bare.origin == "the space"
+    assert bare.folded == () and bare.origin == "the space" and "give it by env=" in bare.notes[0]
     report = rl_crop.export_actor(loaded, tmp_path / "policy.onnx", env=model.get_env())
-    assert report.folded == ("VecNormalize",) and report.origin == "the environment"
+    assert report.folded == ("VecNormalize",) and report.origin == "the environment" and report.notes == ()
     env = model.get_env()
     wanted, _ = model.predict(env.reset(), deterministic=True)
     inputs = as_inputs(given(env))

@@ -75,6 +75,9 @@ def test_rows_compare_with_predict_and_with_the_first_agent(tmp_path):
         ["ppo", "predict"],
         ["ppo", "torch"],
     ]
+    assert header[3:5] == ["× predict", "× ppo"]
+    header, lines = latency_cells([row for row in rows if row["agent"] == "ppo"])
+    assert header[2:] == ["batch 1, µs", "× predict", "batch 256, µs", "× predict"] and {len(line) for line in lines} == {6}
 
 
 def test_the_page_gets_its_table_and_keeps_the_rest(tmp_path, monkeypatch):
