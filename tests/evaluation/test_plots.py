@@ -22,6 +22,8 @@ def report(cuts):
 def test_a_cut_in_words():
     assert describe_cut(CUT) == "actor 256-256 → 31-40, critic 64 → 9"
     assert describe_cut({"widths_before": [64, 64], "widths_after": [7, 8]}) == "critic 64-64 → 7-8"
+    extractor = {"widths_before": {"pi": [], "qf": []}, "widths_after": {"pi": [], "qf": []}}
+    assert describe_cut(extractor) == "features extractor"
 
 
 @pytest.mark.parametrize("n_cuts", [0, 1, 4])
