@@ -91,13 +91,14 @@ class OnnxActor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of packages that are not installed and of its own calls."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """The exporter warns of packages that are not installed, of its own calls, and of versions that it cannot write."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript"))}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)

@@ -132,6 +132,12 @@ def test_opset(tmp_path):
     assert operators == 18
 
 
+def test_an_opset_that_cannot_be_written_is_refused_without_noise(tmp_path, caplog):
+    with pytest.raises(rl_crop.PruningError, match="cannot write opset 11"):
+        rl_crop.export_actor(AGENTS["ppo"](), tmp_path / "policy.onnx", opset=11)
+    assert all(record.levelname == "DEBUG" for record in caplog.records) and list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_followed_is_refused(tmp_path):
     model = AGENTS["ppo"]()
     extractor = model.policy.features_extractor
