@@ -120,7 +120,9 @@ def find_units(
     modules = dict(model.named_modules(remove_duplicate=False))
     for ignored in ignore:
         if ignored not in modules:
-            raise PruningError(f"ignore={ignored!r} is not a module of the model; its modules are {sorted(modules)}.")
+            raise PruningError(
+                f"ignore={ignored!r} is not a module of the model; its modules are {sorted(filter(None, modules))}."
+            )
         own = {id(parameter) for parameter in modules[ignored].parameters()}
         why = ignore[ignored] if isinstance(ignore, Mapping) else "ignored on request"
         for name in tracer.producer_axis:
