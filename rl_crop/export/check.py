@@ -10,7 +10,7 @@ import torch as th
 from rl_crop.core.errors import PruningError
 from rl_crop.export.actor import MASKS, Actor, Port
 from rl_crop.export.decision import Bounded
-from rl_crop.export.samples import Samples
+from rl_crop.export.samples import Observations
 from rl_crop.export.source import Source
 
 TOLERANCE = 1e-5
@@ -21,7 +21,7 @@ Arrays = list[np.ndarray]
 
 
 def compare(
-    run: Callable[[Arrays], Arrays], model: Any, actor: Actor, source: Source, samples: Samples, seed: int = 0
+    run: Callable[[Arrays], Arrays], model: Any, actor: Actor, source: Source, samples: Observations, seed: int = 0
 ) -> tuple[float, int]:
     """
     Compare a file with the policy, on whole batches and on one observation alone.
@@ -58,7 +58,7 @@ def full_precision() -> Iterator[None]:
         yield
 
 
-def first_inputs(actor: Actor, samples: Samples) -> Arrays:
+def first_inputs(actor: Actor, samples: Observations) -> Arrays:
     """
     :param actor: whose inputs they are
     :param samples: the observations

@@ -19,7 +19,7 @@ _LARGEST = 10.0
 
 
 @dataclass(frozen=True)
-class Samples:
+class Observations:
     """
     Observations as the file takes them.
 
@@ -36,7 +36,7 @@ class Samples:
         return len(self.observations[0])
 
 
-def collect_samples(model: Any, actor: Actor, source: Source, seed: int = 0) -> Samples:
+def collect_samples(model: Any, actor: Actor, source: Source, seed: int = 0) -> Observations:
     """
     Step an environment with the policy's actions: the one that the caller gave, or a fresh one of the kind that the agent
     trains in, which is itself never moved. Where there is none: the observations that the agent's buffers hold, and samples
@@ -66,7 +66,7 @@ def collect_samples(model: Any, actor: Actor, source: Source, seed: int = 0) -> 
     held = [_columns(actor, observations) for observations in _held(model, source, n)]
     parts += held
     origin = "the agent's buffer and the space" if held else "the space"
-    return Samples([np.concatenate(columns) for columns in zip(*parts)], None, origin)
+    return Observations([np.concatenate(columns) for columns in zip(*parts)], None, origin)
 
 
 def _fresh_env(source: Source, seed: int) -> VecEnv | None:
@@ -87,7 +87,7 @@ def _fresh_env(source: Source, seed: int) -> VecEnv | None:
     return vec
 
 
-def _step(model: Any, actor: Actor, source: Source, env: VecEnv, n: int, origin: str) -> Samples:
+def _step(model: Any, actor: Actor, source: Source, env: VecEnv, n: int, origin: str) -> Observations:
     masked = any(port.name == MASKS for port in actor.inputs) and env.has_attr(MASKS)
     rows, masks, keywords = [], [], {}
     observation: Any = env.reset()
@@ -99,7 +99,7 @@ def _step(model: Any, actor: Actor, source: Source, env: VecEnv, n: int, origin:
         action, _ = model.predict(source.wrap(observation), deterministic=True, **keywords)
         observation, _, _, _ = env.step(action)
     columns = [np.concatenate(column)[:n] for column in zip(*rows)]
-    return Samples(columns, np.concatenate(masks)[:n].reshape(n, -1).astype(bool) if masked else None, origin)
+    return Observations(columns, np.concatenate(masks)[:n].reshape(n, -1).astype(bool) if masked else None, origin)
 
 
 def _columns(actor: Actor, observation: Any) -> list[np.ndarray]:
