@@ -1,6 +1,6 @@
 """How units are chosen and what repairs the cut: the keywords of planning and pruning, checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -41,9 +41,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         resolve_criterion(self.criterion)
-        for name, allowed in (("scope", SCOPES), ("budget", BUDGETS), ("compensation", COMPENSATIONS)):
-            if getattr(self, name) not in allowed:
-                raise PruningError(f"{name}={getattr(self, name)!r} is not one of {list(allowed)}.")
+        choices = {"scope": SCOPES, "budget": BUDGETS, "compensation": COMPENSATIONS}
+        check_choices({name: (getattr(self, name), allowed) for name, allowed in choices.items()})
         if not _whole(self.min_units) or self.min_units < 1:
             raise PruningError(f"min_units={self.min_units!r} must be an integer of at least 1.")
         if self.seed is not None:
@@ -61,6 +60,26 @@ class Settings:
     def criterion_name(self) -> str:
         """The name for reports."""
         return self.criterion if isinstance(self.criterion, str) else getattr(self.criterion, "__name__", "custom")
+
+
+def check_choices(choices: Mapping[str, tuple[Any, Sequence[str]]]) -> None:
+    """
+    :param choices: by argument, its value and the values it may have.
+    :raises PruningError: one has another.
+    """
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise PruningError(f"{name}={value!r} is not one of {list(allowed)}.")
+
+
+def check_counts(counts: Mapping[str, Any]) -> None:
+    """
+    :param counts: arguments that are numbers of something.
+    :raises PruningError: one is not an integer of at least 1.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise PruningError(f"{name}={value!r} must be an integer of at least 1.")
 
 
 def _whole(value: Any) -> bool:

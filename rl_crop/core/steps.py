@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan
 from rl_crop.core.report import PruningReport
 from rl_crop.core.schedules import halving_sparsities, relative_sparsity
-from rl_crop.core.settings import Target, check_sparsity
+from rl_crop.core.settings import Target, check_choices, check_sparsity
 from rl_crop.core.surgery import Transaction
 
 STEPPED = ("one_shot", "iterative")
@@ -21,8 +20,7 @@ def step_targets(sparsity: Target, schedule: str) -> list[Target]:
     :param schedule: ``"one_shot"`` or ``"iterative"`` (half of what is left to remove, at each of six steps, then the rest).
     :raises PruningError: another schedule, or a sparsity that is not in [0, 1).
     """
-    if schedule not in STEPPED:
-        raise PruningError(f"schedule={schedule!r} is not one of {list(STEPPED)}.")
+    check_choices({"schedule": (schedule, STEPPED)})
     check_sparsity(sparsity)
     if schedule == "one_shot":
         return [sparsity]

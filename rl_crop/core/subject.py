@@ -14,6 +14,14 @@ Run = Callable[..., Any]
 """Runs a network on stored observations and returns its outputs; see :func:`make_run`."""
 
 
+def mapped(function: Callable[..., Any], *values: Any) -> Any:
+    """:return: what the function returns for values, or, of mappings of one structure, a dictionary of it by key."""
+    first = values[0]
+    if isinstance(first, Mapping):
+        return {key: mapped(function, *(value[key] for value in values)) for key in first}
+    return function(*values)
+
+
 def make_run(function: Callable[..., Any], inputs: Sequence[Any]) -> Run:
     """
     Bind a function to stored inputs.
@@ -26,8 +34,6 @@ def make_run(function: Callable[..., Any], inputs: Sequence[Any]) -> Run:
 
     def run(n: int | None = None, index: th.Tensor | None = None, ones: bool = False) -> Any:
         def chosen(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {key: chosen(item) for key, item in value.items()}
             if not isinstance(value, th.Tensor):
                 return value
             if ones:
@@ -36,7 +42,7 @@ def make_run(function: Callable[..., Any], inputs: Sequence[Any]) -> Run:
                 return value[th.arange(n, device=value.device) % len(value)]
             return value if index is None else value[index]
 
-        return function(*(chosen(value) for value in inputs))
+        return function(*(mapped(chosen, value) for value in inputs))
 
     return run
 

@@ -13,9 +13,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan
 from rl_crop.core.schedules import SCHEDULES
-from rl_crop.core.settings import Settings, Target
+from rl_crop.core.settings import Settings, Target, check_choices, check_counts
 from rl_crop.core.steps import apply_steps, step_targets
-from rl_crop.sb3.arguments import check_choices, check_counts
 from rl_crop.sb3.best_models import keep_dense_best
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches, first_data, replay_batches
 from rl_crop.sb3.history import History
@@ -172,13 +171,13 @@ class PruningCallback(BaseCallback):
             self._attempt(self._cut)
 
     def _on_rollout_end(self) -> None:
+        if self._off_policy:
+            return
         if self._on_policy and self.timetable is not None and not self.timetable.finished:
             self.memory.add(self.model.rollout_buffer, self._seed + self.num_timesteps)  # type: ignore[attr-defined]
-            self._look()
-        elif not self._off_policy:
-            self._look()
-            if self._plan is not None:
-                between_updates(self.model, lambda: self._attempt(self._cut))
+        self._look()
+        if self._plan is not None and not self._on_policy:
+            between_updates(self.model, lambda: self._attempt(self._cut))
 
     def _on_step(self) -> bool:
         self._state.stamp()

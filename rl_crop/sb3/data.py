@@ -18,6 +18,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.rng import eval_mode, isolated_rng
+from rl_crop.core.subject import mapped
 from rl_crop.sb3.batches import Samples
 from rl_crop.sb3.families.recurrent import STATES
 from rl_crop.sb3.families.soft import kept_noise
@@ -43,12 +44,10 @@ def rollout_samples(buffer: RolloutBuffer, n_samples: int, seed: int) -> Samples
     index = np.random.default_rng(seed).permutation(total)[:n_samples]
 
     def column(values: Any) -> Any:
-        if isinstance(values, dict):
-            return {key: column(value) for key, value in values.items()}
         flat = values if buffer.generator_ready else buffer.swap_and_flatten(values)
         return buffer.to_torch(flat.reshape(total, *flat.shape[1:])[index])
 
-    columns = {name: column(getattr(buffer, name)) for name in ("observations", "actions")}
+    columns = {name: mapped(column, getattr(buffer, name)) for name in ("observations", "actions")}
     columns["actions"] = columns["actions"].float()
     for name, given in (("old_values", "values"), ("old_log_prob", "log_probs"), ("advantages",) * 2, ("returns",) * 2):
         columns[name] = column(getattr(buffer, given)).flatten()
@@ -79,22 +78,13 @@ def n_rows(samples: Samples) -> int:
 
 def join(parts: list[Samples]) -> Samples:
     """:return: the samples of all parts, in order."""
-
-    def joined(values: list[Any]) -> Any:
-        if isinstance(values[0], dict):
-            return {key: joined([value[key] for value in values]) for key in values[0]}
-        return th.cat(values)
-
-    return Samples(**{name: joined([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+    columns = ((name, [getattr(part, name) for part in parts]) for name in vars(parts[0]))
+    return Samples(**{name: mapped(lambda *pieces: th.cat(pieces), *values) for name, values in columns})
 
 
 def take(samples: Samples, rows: slice) -> Samples:
     """:return: the given rows."""
-
-    def rows_of(value: Any) -> Any:
-        return {key: rows_of(item) for key, item in value.items()} if isinstance(value, dict) else value[rows]
-
-    return Samples(**{name: rows_of(value) for name, value in vars(samples).items()})
+    return Samples(**{name: mapped(lambda tensor: tensor[rows], value) for name, value in vars(samples).items()})
 
 
 class RolloutMemory:

@@ -11,7 +11,7 @@ from torch import nn
 from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import TRACE_BATCH
 from rl_crop.core.rng import eval_mode, isolated_rng
-from rl_crop.core.subject import Copy, Network, Run, Subject, make_run
+from rl_crop.core.subject import Copy, Network, Run, Subject, make_run, mapped
 from rl_crop.core.surgery import Transaction
 from rl_crop.core.units import named_tensors
 from rl_crop.sb3.adapters import describe
@@ -45,9 +45,11 @@ def policy_subject(
     tensors = {name: tensor for name, tensor in named_tensors(policy).items() if id(tensor) not in followers}
     names = {id(tensor): name for name, tensor in tensors.items()}
     data = _observations(policy, samples)
-    zeros = example_observations(policy.observation_space, policy.device)
+    if data is None:
+        zeros = example_observations(policy.observation_space, policy.device)
+        data = parts.prepare(as_samples(zeros, policy.device)).observations, None
+    observations, actions = data
     with isolated_rng(0), eval_mode(policy), th.no_grad():
-        observations, actions = data or (parts.prepare(as_samples(zeros, policy.device)).observations, None)
         if actions is None and parts.needs_actions:  # where the batches hold none: the policy's own
             actions = policy._predict(observations, deterministic=True)
     inputs = (observations, actions)
@@ -83,7 +85,7 @@ def policy_subject(
         networks,
         Copy(tensors, _runs(parts.forwards, inputs), (policy,)),
         tuple(copies),
-        data is not None,
+        bool(samples),
         pinned={why: make_run(forward, inputs) for why, forward in parts.pinned.items()},
         ties=tuple(parts.ties),
         whole=whole,
@@ -136,14 +138,12 @@ def _observations(policy: BasePolicy, samples: Sequence[Any]) -> tuple[Any, Any]
     if not samples:
         return None
 
-    def joined(values: list[Any]) -> Any:
-        if isinstance(values[0], Mapping):
-            return {key: joined([value[key] for value in values]) for key in values[0]}
+    def joined(*values: Any) -> th.Tensor:
         return th.cat([value.to(policy.device) for value in values]).detach().clone()
 
     actions = [getattr(batch, "actions", None) for batch in samples]
     missing = any(action is None for action in actions)
-    return joined([batch.observations for batch in samples]), None if missing else joined(actions)
+    return mapped(joined, *(batch.observations for batch in samples)), None if missing else joined(*actions)
 
 
 def _parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:

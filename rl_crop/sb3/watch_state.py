@@ -9,6 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan
+from rl_crop.core.subject import mapped
 from rl_crop.core.tracing import tensors_in
 from rl_crop.sb3.batches import Samples
 from rl_crop.sb3.data import RolloutMemory
@@ -116,4 +117,4 @@ def rollouts_to_save(memory: RolloutMemory) -> dict[str, Any] | None:
 
 
 def _moved(fields: Mapping[str, Any], device: th.device) -> dict[str, Any]:
-    return {name: _moved(value, device) if isinstance(value, dict) else value.to(device) for name, value in fields.items()}
+    return mapped(lambda tensor: tensor.to(device), fields)

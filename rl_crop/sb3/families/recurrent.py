@@ -11,6 +11,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.policies import BaseModel
 
+from rl_crop.core.subject import mapped
 from rl_crop.sb3.batches import Samples
 from rl_crop.sb3.families.actor_critic import assemble
 from rl_crop.sb3.networks import Hyperparameters, PolicyNetworks
@@ -97,10 +98,8 @@ def _unrolled(policy: Any, observations: Any, fields: dict[str, Any]) -> Any:
                 state = policy._process_sequence(row, state, starts.reshape(n_sequences, length)[:, step], lstm)[1]
 
     def real(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: real(item) for key, item in value.items()}
         return value.reshape(len(mask), *value.shape[1:])[mask]
 
     carried = {name: th.stack(values, dim=1).flatten(0, 1) for name, values in columns.items()}
     carried |= {"observations": observations, "episode_starts": starts}
-    return Samples(observations=real(carried), **{name: real(value) for name, value in fields.items()})
+    return Samples(observations=mapped(real, carried), **{name: real(value) for name, value in fields.items()})
