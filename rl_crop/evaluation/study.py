@@ -8,7 +8,7 @@ from typing import Any
 from rl_crop.evaluation.config import ConfigError, RunConfig, load_config, read_yaml, short_hash
 
 _STUDY_KEYS = {"tasks", "arms", "sparsities", "seeds"}
-_TASK_KEYS = {"config", "overrides", "pruning", "sparsities", "seeds"}
+_TASK_KEYS = {"config", "overrides", "pruning", "arms", "sparsities", "seeds"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def load_study(path: str | Path) -> list[Cell]:
     The file holds ``tasks`` (name → ``config``, a file beside the study's, with ``overrides`` for its keys
     and ``pruning`` for settings that its pruned arms share), ``arms``
     (name → ``dense``, or settings of the pruning callback, or ``widths_of: <arm>`` for a dense network with the widths that
-    another arm ended with), ``sparsities`` and ``seeds``; a task may have sparsities and seeds of its own.
+    another arm ended with), ``sparsities`` and ``seeds``; a task may have sparsities and seeds of its own, and name the
+    ``arms`` that it takes part with.
 
     :param path: a YAML file
     :return: its cells, in the order of the file; a cell stands behind the cell that it depends on
@@ -80,9 +81,19 @@ def load_study(path: str | Path) -> list[Cell]:
         sparsities, seeds = (settings.get(key, study.get(key)) for key in ("sparsities", "seeds"))
         if not sparsities or not seeds:
             raise ConfigError(f"{path}: `sparsities` and `seeds` are needed, for the study or for tasks.{task}")
+        arms = _arms_of_task(task, study["arms"], settings.get("arms"))
         for seed in seeds:
-            cells += _cells_of_seed(task, config, study["arms"], settings.get("pruning") or {}, sparsities, seed)
+            cells += _cells_of_seed(task, config, arms, settings.get("pruning") or {}, sparsities, seed)
     return cells
+
+
+def _arms_of_task(task: str, arms: Mapping[str, Any], wanted: list[str] | None) -> Mapping[str, Any]:
+    if wanted is None:
+        return arms
+    for arm in wanted:
+        if arm not in arms:
+            raise ConfigError(f"`tasks.{task}.arms` names `{arm}`, choose from {', '.join(arms)}")
+    return {arm: settings for arm, settings in arms.items() if arm in wanted}
 
 
 def _cells_of_seed(

@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import yaml
 from rl_crop.evaluation.config import ConfigError
 from rl_crop.evaluation.study import load_study, select
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 TASK = {"env": "CartPole-v1", "algo": "ppo", "n_timesteps": 256, "pruning": {"sparsity": 0.5}}
 STUDY = {
     "tasks": {"cartpole": {"config": "task.yaml", "overrides": {"n_envs": 2}}},
@@ -61,6 +63,13 @@ def test_a_task_can_have_settings_that_its_pruned_arms_share(load):
         "{'sparsity': 0.95, 'criterion': 'span', 'earliest': 0.2}"
     }
     assert all(cell.config.pruning is None for cell in cells if cell.arm != "crop")
+
+
+def test_a_task_can_take_part_with_some_arms(load):
+    cells = load(STUDY | {"tasks": {"a": {"config": "task.yaml", "arms": ["small", "crop"]}}})
+    assert [cell.arm for cell in cells if cell.seed == 0 and cell.sparsity == 0.9] == ["crop", "small"]
+    with pytest.raises(ConfigError, match="names `spann`, choose from dense, small, crop"):
+        load(STUDY | {"tasks": {"a": {"config": "task.yaml", "arms": ["spann"]}}})
 
 
 def test_results_stay_valid_when_a_study_grows(load):
@@ -122,6 +131,12 @@ def test_select(load):
 
 
 def test_the_study_of_returns_has_every_arm_for_every_seed():
-    cells = load_study(Path(__file__).parents[2] / "configs" / "study_returns.yaml")
-    assert len(cells) == 8 * (3 + 3 + 5)
+    cells = load_study(CONFIGS / "study_returns.yaml")
     assert len({cell.name for cell in cells}) == len(cells)
+    runs = Counter((cell.task, cell.sparsity) for cell in cells if cell.sparsity)
+    assert all(runs[task, 0.9] == 6 * 5 for task in ("sac_halfcheetah", "sac_tracking", "ppo_lunarlander_1m"))
+
+
+@pytest.mark.parametrize("study", sorted(CONFIGS.glob("study_*.yaml")), ids=lambda path: path.stem)
+def test_every_study_can_be_read(study):
+    assert load_study(study)
