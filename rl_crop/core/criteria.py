@@ -1,79 +1,20 @@
 """
 Criteria: how much each parameter, or each unit, matters.
 
-A criterion is a function of a :class:`Scoring`. It returns saliencies by parameter name (tensors of the
-parameter's shape, which are then summed over all slices of a unit) or scores by group name (one a unit).
+A criterion is a function of a :class:`~rl_crop.core.scoring.Scoring`. It returns saliencies by parameter name (tensors
+of the parameter's shape, which are then summed over all slices of a unit) or scores by group name (one a unit).
 The lowest are cut first. ``CRITERIA[name] = function`` adds one.
 """
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch as th
 
-from rl_crop.core.curvature import BatchLoss, gradient, hessian_gradient_product
+from rl_crop.core.curvature import gradient, hessian_gradient_product
 from rl_crop.core.errors import PruningError
 from rl_crop.core.redundancy import pivoted_energies
+from rl_crop.core.scoring import Criterion, Saliency, Scoring, sum_over_slices, unit_scores
 from rl_crop.core.tracing import tensors_in
 from rl_crop.core.units import UnitGroup
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """
-    Everything that a criterion may look at; what is costly is computed when it is first asked for.
-
-    :param groups: the units of one network.
-    :param parameters: the parameters (and the weights that are buffers) they lie in, by name.
-    :param loss: scalar loss of a batch, or ``None``.
-    :param batches: the scoring batches.
-    :param forward_on_ones: runs every network of the model on one observation of ones; returns all outputs.
-    :param activations: returns, by group, what consumers receive from each unit: rows by units.
-    :param seed: of everything random.
-    """
-
-    groups: Sequence[UnitGroup]
-    parameters: Mapping[str, th.Tensor]
-    loss: BatchLoss | None
-    batches: Sequence[Any]
-    forward_on_ones: Callable[[], Any]
-    activations: Callable[[], dict[str, np.ndarray]]
-    seed: int
-
-    @property
-    def _tensors(self) -> list[th.Tensor]:
-        return list(self.parameters.values())
-
-    def _loss(self) -> BatchLoss:
-        if self.loss is None or not self.batches:
-            raise PruningError(
-                f"This criterion needs a gradient: give a loss and batches, or use one without ({', '.join(GRADIENT_FREE)})."
-            )
-        return self.loss
-
-    @cached_property
-    def gradient(self) -> dict[str, th.Tensor]:
-        """The gradient g of the loss summed over the batches, by parameter name."""
-        return dict(zip(self.parameters, gradient(self._loss(), self._tensors, self.batches, self.seed), strict=True))
-
-    @cached_property
-    def hessian_gradient(self) -> dict[str, th.Tensor]:
-        """The Hessian-gradient product Hg over the same batches, by parameter name."""
-        vector = list(self.gradient.values())
-        product = hessian_gradient_product(self._loss(), self._tensors, self.batches, vector, seed=self.seed)
-        return dict(zip(self.parameters, product, strict=True))
-
-    def weights(self) -> dict[str, th.Tensor]:
-        """:return: the linear and convolution weights among the parameters."""
-        names = {slot.tensor for group in self.groups for slot in group.slots if slot.role != "along"}
-        return {name: tensor for name, tensor in self.parameters.items() if name in names}
-
-
-Saliency = Mapping[str, th.Tensor] | Mapping[str, np.ndarray]
-Criterion = Callable[[Scoring], Saliency]
 
 
 def crop(scoring: Scoring) -> Saliency:
@@ -104,7 +45,7 @@ def crop_gate(scoring: Scoring) -> Saliency:
                 element = scoring.parameters[slot.tensor].detach() * curvature[slot.tensor]
                 if slot.tensor in flow:
                     element = element + flow[slot.tensor] ** 2
-                total += _sum_over_slices(element, slot.axis, slot.index)
+                total += sum_over_slices(element, slot.axis, slot.index)
         scores[group.name] = np.abs(total)
     return scores
 
@@ -193,8 +134,6 @@ CRITERIA: dict[str, Criterion] = {
 }
 """Criteria by name."""
 
-GRADIENT_FREE = ("magnitude", "random", "span", "synflow")
-"""Criteria that need no loss."""
 SPANNING = frozenset({"span", "span_crop"})
 """Criteria that look at activations, so that they only rank whole units."""
 
@@ -212,48 +151,10 @@ def resolve_criterion(criterion: str | Criterion) -> Criterion:
     return CRITERIA[criterion]
 
 
-def unit_scores(saliency: Saliency, groups: Sequence[UnitGroup]) -> dict[str, np.ndarray]:
-    """
-    Sum saliencies over all slices of each unit, incoming and outgoing (scores by group pass through).
-
-    :param saliency: what a criterion returned.
-    :param groups: the groups to score.
-    :return: by group name, float64 of shape (n_units,).
-    :raises PruningError: a score is missing, not finite, or of the wrong shape.
-    """
-    if not isinstance(saliency, Mapping):
-        raise PruningError(f"A criterion must return a mapping from names to scores, not {type(saliency).__name__}.")
-    scores = {}
-    for group in groups:
-        if group.name in saliency:
-            given: Any = saliency[group.name]
-            score = np.asarray(given.detach().cpu() if isinstance(given, th.Tensor) else given, dtype=np.float64)
-        else:
-            score = np.zeros(group.n_units)
-            for slot in group.slots:
-                if slot.tensor in saliency:
-                    try:
-                        score += _sum_over_slices(th.as_tensor(saliency[slot.tensor]), slot.axis, slot.index)
-                    except (IndexError, TypeError) as error:
-                        raise PruningError(f"The criterion's score of {slot.tensor!r} has another shape than it.") from error
-                elif slot.role != "along":
-                    raise PruningError(f"The criterion returned no score for {slot.tensor!r}.")
-        if score.shape != (group.n_units,) or not np.isfinite(score).all():
-            raise PruningError(f"The criterion's scores of {group.name!r} must be {group.n_units} finite numbers.")
-        scores[group.name] = score
-    return scores
-
-
-def _sum_over_slices(element: th.Tensor, axis: int, index: np.ndarray) -> np.ndarray:
-    others = [place for place in range(element.dim()) if place != axis]
-    sums = element.detach().double().sum(others) if others else element.detach().double()
-    return sums.cpu().numpy()[index].sum(1)
-
-
 def _consumer_energy(scoring: Scoring, group: UnitGroup) -> np.ndarray:
     """Squared norm of the weights through which the consumers receive each unit."""
     total = np.zeros(group.n_units)
     for slot in group.slots:
         if slot.role == "in":
-            total += _sum_over_slices(scoring.parameters[slot.tensor].detach() ** 2, slot.axis, slot.index)
+            total += sum_over_slices(scoring.parameters[slot.tensor].detach() ** 2, slot.axis, slot.index)
     return total

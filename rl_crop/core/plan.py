@@ -11,11 +11,12 @@ import torch as th
 from rl_crop.core.activations import UnitActivations, dormant_shares
 from rl_crop.core.allocation import Budget, allocate
 from rl_crop.core.compensation import Compensator
-from rl_crop.core.criteria import Scoring, resolve_criterion, unit_scores
+from rl_crop.core.criteria import resolve_criterion
 from rl_crop.core.distillation import Distiller
 from rl_crop.core.errors import PruningError
 from rl_crop.core.report import PruningReport, summary_lines, table
 from rl_crop.core.rng import eval_mode, isolated_rng, undisturbed
+from rl_crop.core.scoring import Scoring, unit_scores
 from rl_crop.core.settings import Settings, Target, check_sparsity, sparsity_by_network
 from rl_crop.core.subject import Copy, Network, Subject
 from rl_crop.core.surgery import Transaction, cut, update_sizes

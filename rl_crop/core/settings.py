@@ -7,8 +7,9 @@ from typing import Any
 
 from rl_crop.core.allocation import BUDGETS, SCOPES
 from rl_crop.core.compensation import COMPENSATIONS
-from rl_crop.core.criteria import SPANNING, Criterion, resolve_criterion
+from rl_crop.core.criteria import SPANNING, resolve_criterion
 from rl_crop.core.errors import PruningError
+from rl_crop.core.scoring import Criterion
 
 Target = float | Mapping[str, float]
 """A sparsity for every network, or one by network name."""

@@ -8,10 +8,11 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from rl_crop.core.criteria import GRADIENT_FREE, SPANNING
+from rl_crop.core.criteria import SPANNING
 from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan, make_plan, trace
 from rl_crop.core.report import PruningReport
+from rl_crop.core.scoring import GRADIENT_FREE
 from rl_crop.core.settings import Settings, Target, check_sparsity
 from rl_crop.core.steps import apply_steps, step_targets
 from rl_crop.sb3.adapters import describe

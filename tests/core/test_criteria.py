@@ -7,10 +7,11 @@ from scipy.linalg import qr
 from torch import nn
 from torch.func import functional_call
 
-from rl_crop.core.criteria import CRITERIA, resolve_criterion, unit_scores
+from rl_crop.core.criteria import CRITERIA, resolve_criterion
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import plan_pruning
 from rl_crop.core.rng import isolated_rng
+from rl_crop.core.scoring import unit_scores
 from rl_crop.core.units import UnitGroup
 from tests.core.networks import CASES, batches, cnn, mlp, mse, settled
 from tests.core.oracles import dense_hessian, same, state, unit_sums
