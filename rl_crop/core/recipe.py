@@ -1,0 +1,125 @@
+"""A recipe: a pruning method as a choice in each of eight independent parts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+from rl_crop.core.compensation import COMPENSATIONS
+from rl_crop.core.criteria import SPANNING, Criterion
+from rl_crop.core.errors import PruningError
+from rl_crop.core.settings import check_choices
+
+SCOPES = ("network", "layer", "er", "erk", "global")
+SCHEDULES = ("once", "gradual", "cubic", "alternating", "constant")
+INNER = ("none", "halving", "exponential")
+WHEN = ("lazy", "distance", "distance_released", "epi")
+FATES = ("removed", "zero", "revive", "shrink", "growing_l2")
+REGROW = ("none", "gradient", "random")
+PERTURBATIONS = ("none", "bridgeout", "gate_l1")
+DRIVERS = ("single", "rounds", "population", "phases", "tick_tock", "meta", "learned_scores")
+
+OPTIONS: dict[str, Any] = {
+    "n_events": 4,  # events of schedule="gradual"
+    "n_steps": 7,  # inner steps of inner="exponential"
+    "n_phases": 5,  # sparse phases of schedule="alternating", the last one of which stays
+    "every": 100,  # optimizer steps between two changes of the masks
+    "start": 0.0,  # sparsity that schedule="cubic" begins with
+    "start_scope": "network",  # scope of a random start
+    "share": 0.3,  # of the kept weights that are dropped and regrown at first; falls by a cosine
+    "share_end": 0.0,  # what it falls to
+    "alpha": 0.95,  # what fate="shrink" multiplies losers by at every step
+    "ceiling": 1.0,  # what the penalty of fate="growing_l2" grows to
+    "first_ceiling": 0.0,  # what an equal penalty on everything grows to before the choice (GReg-2)
+    "threshold": 0.983,  # of when="epi"
+    "latest": 0.5,  # share of the run at which a trigger fires at the latest
+    "shuffle": False,  # keep as many in each layer as the criterion says, chosen at random
+    "n_batches": 8,  # scoring batches
+    "rate": 0.2,  # share of what is left that a round removes
+    "rewind": 0.0,  # share of the run that later rounds go back to
+    "n_candidates": 8,  # of driver="population"
+    "trial": 0.1,  # share of the run that a candidate trains before it is judged
+}
+"""Options of the parts, with their defaults."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    A pruning method; all values are plain.
+
+    :param criterion: which weights or units matter: a name in :data:`~rl_crop.core.criteria.CRITERIA`, or a function.
+    :param structured: whether units are chosen, or single weights.
+    :param scope: among whom: ``"network"``, ``"layer"``, ``"global"``; for weights also ``"er"`` and ``"erk"``.
+    :param schedule: how much, when asked: ``"once"``; ``"gradual"`` (events, geometric); ``"cubic"``; ``"alternating"``
+        (sparse and dense in turn); ``"constant"`` (as sparse as asked from the start).
+    :param inner: steps within one event, scored anew at each: ``"none"``, ``"halving"``, ``"exponential"``.
+    :param when: from when: a share of the run in [0, 1], or a trigger (``"lazy"``, ``"distance"``,
+        ``"distance_released"``, ``"epi"``).
+    :param until: the share of the run at which a schedule ends.
+    :param fate: what becomes of the losers: ``"removed"``; ``"zero"`` for good; zero but they may ``"revive"``;
+        ``"shrink"``; ``"growing_l2"``.
+    :param regrow: what comes back: ``"none"``, ``"gradient"``, ``"random"``.
+    :param perturbation: what else acts on weights while training: ``"none"``, ``"bridgeout"``, ``"gate_l1"``.
+    :param driver: the outer loop, a name in :data:`~rl_crop.core.drivers.DRIVERS`.
+    :param compensation: what repairs a cut of units.
+    :param options: numbers of the parts, by name in :data:`OPTIONS`.
+    :param source: where the method comes from.
+    :param in_rl: what is off in reinforcement learning.
+    :raises PruningError: a value is none of these, or two of them contradict each other.
+    """
+
+    criterion: str | Criterion = "crop"
+    structured: bool = True
+    scope: str = "network"
+    schedule: str = "once"
+    inner: str = "none"
+    when: str | float = 0.0
+    until: float = 1.0
+    fate: str = "removed"
+    regrow: str = "none"
+    perturbation: str = "none"
+    driver: str = "single"
+    compensation: str = "none"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+    in_rl: str = ""
+
+    def __post_init__(self) -> None:
+        choices = {
+            "scope": SCOPES, "schedule": SCHEDULES, "inner": INNER, "fate": FATES, "regrow": REGROW,
+            "perturbation": PERTURBATIONS, "driver": DRIVERS, "compensation": COMPENSATIONS,
+        }  # fmt: skip
+        check_choices({name: (getattr(self, name), allowed) for name, allowed in choices.items()})
+        if isinstance(self.when, str):
+            check_choices({"when": (self.when, WHEN)})
+        for name, time in {"when": self.when, "until": self.until}.items():
+            if not isinstance(time, str) and (
+                isinstance(time, bool) or not isinstance(time, Real) or not 0 <= float(time) <= 1
+            ):
+                raise PruningError(f"{name}={time!r} must be a share of the run in [0, 1].")
+        if not isinstance(self.when, str) and self.schedule != "once" and self.until < self.when:
+            raise PruningError(f"until={self.until} is before when={self.when}.")
+        unknown = sorted(set(self.options) - set(OPTIONS))
+        if unknown:
+            raise PruningError(f"Unknown options {unknown}: there are {sorted(OPTIONS)}.")
+        for wrong, why in self._contradictions().items():
+            if why:
+                raise PruningError(f"{wrong}: {why}")
+
+    def _contradictions(self) -> dict[str, bool | str]:
+        masks = self.fate in ("zero", "revive", "shrink") or self.regrow != "none"
+        moving = self.schedule in ("cubic", "alternating", "constant") and self.fate != "growing_l2"
+        regrows, lasts = self.regrow != "none", self.schedule in ("cubic", "constant")
+        return {
+            "structured=True": (masks or moving) and "units only go for good: at once, gradually, or by fate='growing_l2'.",
+            "structured=False": not self.structured and self.fate == "removed" and "weights are masked: use fate='zero'.",
+            f"scope={self.scope!r}": self.structured and self.scope in ("er", "erk") and "these densities are of weights.",
+            f"criterion={self.criterion!r}": not self.structured and self.criterion in SPANNING and "it ranks whole units.",
+            f"regrow={self.regrow!r}": regrows and not lasts and "it needs schedule='constant' or 'cubic'.",
+            "schedule='alternating'": self.schedule == "alternating" and self.fate != "revive" and "it needs fate='revive'.",
+        }
+
+    def option(self, name: str) -> Any:
+        """:return: an option's value: the recipe's own, or the default."""
+        return self.options.get(name, OPTIONS[name])
