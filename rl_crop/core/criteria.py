@@ -6,6 +6,8 @@ of the parameter's shape, which are then summed over all slices of a unit) or sc
 The lowest are cut first. ``CRITERIA[name] = function`` adds one.
 """
 
+from collections.abc import Callable, Container, Mapping
+
 import numpy as np
 import torch as th
 
@@ -35,18 +37,37 @@ def crop_gate(scoring: Scoring) -> Saliency:
         loss, list(weights.values()), scoring.batches, list(flow.values()), scoring._tensors, seed
     )
     curvature = dict(zip(scoring.parameters, product, strict=True))
-    scores = {}
-    for group in scoring.groups:
-        total = np.zeros(group.n_units)
-        producers = group.tensors("out")
-        biases = {name.rpartition(".")[0] + ".bias" for name in producers}
-        for slot in group.slots:
-            if slot.role == "out" or slot.tensor in biases:
-                element = scoring.parameters[slot.tensor].detach() * curvature[slot.tensor]
-                if slot.tensor in flow:
-                    element = element + flow[slot.tensor] ** 2
-                total += sum_over_slices(element, slot.axis, slot.index)
-        scores[group.name] = np.abs(total)
+    elements = {
+        name: tensor.detach() * curvature[name] + (flow[name] ** 2 if name in flow else 0.0)
+        for name, tensor in scoring.parameters.items()
+    }
+    return {group.name: np.abs(_pre_activation(group, elements)) for group in scoring.groups}
+
+
+def snap(scoring: Scoring) -> Saliency:
+    """
+    |∂L/∂c| for a gate c = 1 on each unit's pre-activation: SNIP's saliency of a whole unit (SNAP, 2020).
+
+    This is |Σ_j W_ij g_ij + b_i g_i|, so no gates are built.
+    """
+    elements = {name: tensor.detach() * scoring.gradient[name] for name, tensor in scoring.parameters.items()}
+    return {group.name: np.abs(_pre_activation(group, elements)) for group in scoring.groups}
+
+
+def taylor(scoring: Scoring) -> Saliency:
+    """
+    (Σ θ g)² over what produces the unit, by batch, summed over batches (PaT, "When to Prune?", CVPR 2022).
+
+    The first-order change of a batch's loss when weights, bias and norm of the unit are zero; squared before batches
+    are summed, so that their signs do not cancel.
+    """
+    loss = scoring._loss()
+    scores = {group.name: np.zeros(group.n_units) for group in scoring.groups}
+    for number, batch in enumerate(scoring.batches):
+        flow = gradient(loss, scoring._tensors, [batch], scoring.seed + number)
+        elements = {name: t.detach() * g for (name, t), g in zip(scoring.parameters.items(), flow, strict=True)}
+        for group in scoring.groups:
+            scores[group.name] += _over_slots(group, elements, ("out", "along")) ** 2
     return scores
 
 
@@ -63,6 +84,43 @@ def grasp(scoring: Scoring) -> Saliency:
 def magnitude(scoring: Scoring) -> Saliency:
     """|θ|."""
     return {name: tensor.detach().abs() for name, tensor in scoring.parameters.items()}
+
+
+def unit_norm(scoring: Scoring) -> Saliency:
+    """‖w‖₂ / √n over the n incoming weights of the unit (PaT, "When to Prune?", CVPR 2022)."""
+    return {
+        group.name: np.sqrt(_incoming(scoring, group, th.square) / _incoming(scoring, group, th.ones_like))
+        for group in scoring.groups
+    }
+
+
+def filter_l1(scoring: Scoring) -> Saliency:
+    """‖w‖₁ of the unit's incoming weights ("Pruning Filters for Efficient ConvNets", ICLR 2017)."""
+    return {group.name: _incoming(scoring, group, th.abs) for group in scoring.groups}
+
+
+def filter_l2(scoring: Scoring) -> Saliency:
+    """‖w‖₂ of the unit's incoming weights."""
+    return {group.name: np.sqrt(_incoming(scoring, group, th.square)) for group in scoring.groups}
+
+
+def force(scoring: Scoring) -> Saliency:
+    """|θ ⊙ g|, θ without masks and g of the masked network, so that masked weights may return (FORCE, ICLR 2021)."""
+    dense = scoring.parameters if scoring.dense is None else scoring.dense
+    return {name: (dense[name].detach() * g).abs() for name, g in scoring.gradient.items()}
+
+
+def relative_change(scoring: Scoring) -> Saliency:
+    """
+    |w − w₀| / |w₀| of weights ("What to prune and what not to prune at initialization").
+
+    :raises PruningError: the initial weights are not known.
+    """
+    if scoring.initial is None:
+        raise PruningError("relative_change compares with the initial weights, which only a recipe keeps: use run_recipe.")
+    start = {name: scoring.initial[name].to(tensor) for name, tensor in scoring.weights().items()}
+    tiny = th.finfo(th.float32).tiny
+    return {name: (scoring.parameters[name].detach() - w0).abs() / w0.abs().clamp_min(tiny) for name, w0 in start.items()}
 
 
 def random(scoring: Scoring) -> Saliency:
@@ -130,12 +188,32 @@ def span_crop(scoring: Scoring) -> Saliency:
 
 
 CRITERIA: dict[str, Criterion] = {
-    function.__name__: function for function in (crop, crop_gate, snip, grasp, synflow, magnitude, random, span, span_crop)
+    function.__name__: function
+    for function in (
+        crop,
+        crop_gate,
+        snip,
+        snap,
+        grasp,
+        force,
+        taylor,
+        synflow,
+        magnitude,
+        unit_norm,
+        filter_l1,
+        filter_l2,
+        relative_change,
+        random,
+        span,
+        span_crop,
+    )
 }
 """Criteria by name."""
 
 SPANNING = frozenset({"span", "span_crop"})
 """Criteria that look at activations, so that they only rank whole units."""
+BY_UNIT = SPANNING | {"crop_gate", "snap", "taylor", "unit_norm", "filter_l1", "filter_l2"}
+"""Criteria that have no score for a single weight."""
 
 
 def resolve_criterion(criterion: str | Criterion) -> Criterion:
@@ -151,10 +229,26 @@ def resolve_criterion(criterion: str | Criterion) -> Criterion:
     return CRITERIA[criterion]
 
 
-def _consumer_energy(scoring: Scoring, group: UnitGroup) -> np.ndarray:
-    """Squared norm of the weights through which the consumers receive each unit."""
+def _over_slots(group: UnitGroup, elements: Mapping[str, th.Tensor], roles: Container[str]) -> np.ndarray:
     total = np.zeros(group.n_units)
     for slot in group.slots:
-        if slot.role == "in":
-            total += sum_over_slices(scoring.parameters[slot.tensor].detach() ** 2, slot.axis, slot.index)
+        if slot.role in roles and slot.tensor in elements:
+            total += sum_over_slices(elements[slot.tensor], slot.axis, slot.index)
     return total
+
+
+def _pre_activation(group: UnitGroup, elements: Mapping[str, th.Tensor]) -> np.ndarray:
+    """The sum over the weights and the bias that make each unit's pre-activation."""
+    producers = group.tensors("out")
+    own = {*producers, *(name.removesuffix("weight") + "bias" for name in producers)}
+    return _over_slots(group, {name: element for name, element in elements.items() if name in own}, ("out", "along"))
+
+
+def _incoming(scoring: Scoring, group: UnitGroup, of: Callable[[th.Tensor], th.Tensor]) -> np.ndarray:
+    """The sum of a function of the weights that make each unit."""
+    return _over_slots(group, {name: of(scoring.parameters[name].detach()) for name in group.tensors("out")}, ("out",))
+
+
+def _consumer_energy(scoring: Scoring, group: UnitGroup) -> np.ndarray:
+    """Squared norm of the weights through which the consumers receive each unit."""
+    return _over_slots(group, {name: scoring.parameters[name] ** 2 for name in group.tensors("in")}, ("in",))

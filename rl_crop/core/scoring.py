@@ -12,7 +12,7 @@ from rl_crop.core.curvature import BatchLoss, gradient, hessian_gradient_product
 from rl_crop.core.errors import PruningError
 from rl_crop.core.units import UnitGroup
 
-GRADIENT_FREE = ("magnitude", "random", "span", "synflow")
+GRADIENT_FREE = ("magnitude", "random", "span", "synflow", "unit_norm", "filter_l1", "filter_l2", "relative_change")
 """Criteria that need no loss."""
 
 

@@ -195,7 +195,7 @@ class FixedProjection(nn.Module):
         return self.b(th.tanh(F.linear(th.tanh(self.a(x)), self.fixed)))
 
 
-@pytest.mark.parametrize("criterion", sorted(CRITERIA))
+@pytest.mark.parametrize("criterion", sorted(CRITERIA.keys() - {"relative_change"}))
 def test_weights_that_are_buffers_are_cut_along(criterion):
     model = FixedProjection()
     report = prune_model(model, mse, batches(), 0.5, criterion=criterion, seed=np.int64(3))

@@ -39,7 +39,7 @@ class Noisy(nn.Module):
         return self.head(self.body(x)) + 0.1 * th.randn(len(x), 2)
 
 
-@pytest.mark.parametrize("criterion", sorted(CRITERIA))
+@pytest.mark.parametrize("criterion", sorted(CRITERIA.keys() - {"relative_change"}))
 def test_planning_changes_nothing(criterion):
     model, data = Noisy(), batches()
     optimizer = th.optim.Adam(model.parameters())
