@@ -31,6 +31,42 @@ def halving_sparsities(sparsity: float, start: float | None = None) -> list[floa
     return [sparsity - (sparsity - start) * 0.5**step for step in range(6)] + [sparsity]
 
 
+def inner_sparsities(sparsity: float, inner: str, n_steps: int) -> list[float]:
+    """
+    :param sparsity: of one event.
+    :param inner: ``"none"``, ``"halving"`` (:func:`halving_sparsities`) or ``"exponential"`` (:func:`gradual_sparsities`, as
+        FORCE and SynFlow step).
+    :param n_steps: of ``"exponential"``.
+    :return: the sparsities of its steps, ending at exactly ``sparsity``.
+    """
+    if inner == "halving":
+        return halving_sparsities(sparsity)
+    return gradual_sparsities(sparsity, n_steps) if inner == "exponential" else [sparsity]
+
+
+def cubic_sparsity(sparsity: float, start: float, x: float) -> float:
+    """
+    Fast at first, slow towards the end (GMP: "To prune, or not to prune", 2017).
+
+    :param sparsity: at the end, x = 1.
+    :param start: at the beginning, x = 0.
+    :param x: how much of the schedule has passed.
+    """
+    return sparsity + (start - sparsity) * (1.0 - min(max(x, 0.0), 1.0)) ** 3
+
+
+def alternating_sparsity(sparsity: float, x: float, n_phases: int) -> float:
+    """
+    Sparse and dense in turn, and sparse for good from x = 1 on (AC/DC, NeurIPS 2021).
+
+    :param sparsity: of the sparse phases.
+    :param x: how much of the schedule has passed.
+    :param n_phases: number of sparse phases, the last one included; a dense one lies between each two.
+    """
+    phase = int(x * 2 * (n_phases - 1) + 1e-9)
+    return sparsity if x >= 1.0 or phase % 2 == 0 else 0.0
+
+
 def relative_sparsity(target: float, reached: float) -> float:
     """
     What to remove of the network as it is now, so that ``target`` of the original is gone.

@@ -12,30 +12,24 @@ from rl_crop.core.errors import PruningError
 SETTLED = 0.3
 """Default κ of :class:`LazyTrigger`."""
 STABLE = 0.983
-"""Threshold of :class:`EarlyPruningIndicator` for proposals by magnitude."""
+"""Threshold of :class:`EarlyPruningIndicator` for proposals by magnitude (by gradient 0.944)."""
 
 
-class LazyTrigger:
+class _Watch:
     """
-    Fires when the weights of every network have entered the lazy regime.
-
-    With d_t = ‖θ_t − θ_0‖ / ‖θ_0‖ at check t, a network has settled when |d_t − d_{t−1}| has been below κ times its
-    largest value so far at three checks running. (The paper's rule |d_t − d_{t−1}| < τ carries no unit that fits
-    every reinforcement-learning run; the ratio does.)
+    How far the weights of every network have gone, d_t = ‖θ_t − θ_0‖ / ‖θ_0‖, from check to check.
 
     :param parameters: by network, the prunable parameters.
-    :param kappa: κ.
-    :param patience: checks running.
     """
 
-    def __init__(self, parameters: Mapping[str, Sequence[th.Tensor]], kappa: float = SETTLED, patience: int = 3) -> None:
+    counters: tuple[str, ...] = ("distance",)
+
+    def __init__(self, parameters: Mapping[str, Sequence[th.Tensor]]) -> None:
         self.parameters = {name: list(tensors) for name, tensors in parameters.items()}
-        self.kappa, self.patience = kappa, patience
         self.start = {name: _flat(tensors) for name, tensors in self.parameters.items()}
-        self.distance = dict.fromkeys(self.parameters, 0.0)
-        self.largest = dict.fromkeys(self.parameters, 0.0)
-        self.below = dict.fromkeys(self.parameters, 0)
-        self.ratio = dict.fromkeys(self.parameters, 1.0)
+        for counter in self.counters:
+            setattr(self, counter, dict.fromkeys(self.parameters, 0.0))
+        self.distance: dict[str, float]
 
     def check(self) -> bool:
         """
@@ -46,21 +40,28 @@ class LazyTrigger:
         for name, tensors in self.parameters.items():
             now, start = _flat(tensors), self.start[name]
             if now.shape != start.shape:  # something else has cut this network: its way begins here
-                self.start[name], self.distance[name], self.largest[name], self.below[name] = now, 0.0, 0.0, 0
+                self._begin(name, now)
                 continue
             distance = float((now - start).norm() / start.norm().clamp_min(1e-30))
             step = abs(distance - self.distance[name])
             self.distance[name] = distance
-            if step == 0.0 and self.largest[name] == 0.0:
-                continue  # not trained yet (a replay buffer that is still filling)
-            self.largest[name] = max(self.largest[name], step)
-            self.ratio[name] = step / self.largest[name]
-            self.below[name] = self.below[name] + 1 if self.ratio[name] < self.kappa else 0
-        return bool(self.below) and all(count >= self.patience for count in self.below.values())
+            self._look(name, step, now)
+        return bool(self.parameters) and all(self._settled(name) for name in self.parameters)
+
+    def _begin(self, name: str, now: th.Tensor) -> None:
+        self.start[name] = now
+        for counter in self.counters:
+            getattr(self, counter)[name] = 0.0
+
+    def _look(self, name: str, step: float, now: th.Tensor) -> None:
+        raise NotImplementedError
+
+    def _settled(self, name: str) -> bool:
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """:return: what has been seen so far, by network: numbers, and θ_0 as a tensor on the CPU."""
-        counters = {name: dict(getattr(self, name)) for name in ("distance", "largest", "below", "ratio")}
+        counters = {counter: dict(getattr(self, counter)) for counter in self.counters}
         return {"start": {name: tensor.cpu() for name, tensor in self.start.items()}, **counters}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -74,8 +75,103 @@ class LazyTrigger:
         if {name: tensor.numel() for name, tensor in state["start"].items()} != sizes:
             raise PruningError("a trigger has watched networks of other names or shapes.")
         self.start = {name: state["start"][name].to(tensor) for name, tensor in self.start.items()}
-        self.distance, self.largest = dict(state["distance"]), dict(state["largest"])
-        self.below, self.ratio = dict(state["below"]), dict(state["ratio"])
+        for counter in self.counters:
+            setattr(self, counter, dict(state[counter]))
+
+
+class LazyTrigger(_Watch):
+    """
+    Fires when the weights of every network have entered the lazy regime.
+
+    With d_t = ‖θ_t − θ_0‖ / ‖θ_0‖ at check t, a network has settled when |d_t − d_{t−1}| has been below κ times its
+    largest value so far at three checks running. (The paper's rule |d_t − d_{t−1}| < τ carries no unit that fits
+    every reinforcement-learning run; the ratio does.)
+
+    :param parameters: by network, the prunable parameters.
+    :param kappa: κ.
+    :param patience: checks running.
+    """
+
+    counters = ("distance", "largest", "below", "ratio")
+
+    def __init__(self, parameters: Mapping[str, Sequence[th.Tensor]], kappa: float = SETTLED, patience: int = 3) -> None:
+        super().__init__(parameters)
+        self.kappa, self.patience = kappa, patience
+        self.largest: dict[str, float]
+        self.below: dict[str, int]
+        self.ratio: dict[str, float] = dict.fromkeys(self.parameters, 1.0)
+
+    def _look(self, name: str, step: float, now: th.Tensor) -> None:
+        if step == 0.0 and self.largest[name] == 0.0:
+            return  # not trained yet (a replay buffer that is still filling)
+        self.largest[name] = max(self.largest[name], step)
+        self.ratio[name] = step / self.largest[name]
+        self.below[name] = self.below[name] + 1 if self.ratio[name] < self.kappa else 0
+
+    def _settled(self, name: str) -> bool:
+        return self.below[name] >= self.patience
+
+
+class DistanceTrigger(_Watch):
+    """
+    EarlyCroP's trigger: fires when |d_t − d_{t−1}| < τ in every network.
+
+    As read from the paper, θ_0 is the initialisation and τ = 1 − ρ for the sparsity ρ. In the released code θ_0 is what the
+    first check sees (there, the weights after the first epoch) and τ = d_first (1 − ρ), d_first being the first distance
+    after that; for structured pruning τ = d_first min(1 − ρ − 0.1, 0.99), which from ρ = 0.9 on is never above zero, so
+    that it never fires. Mended here: (1 − ρ) / 2 where that is more than 1 − ρ − 0.1 (from ρ = 0.8 on).
+
+    :param parameters: by network, the prunable parameters.
+    :param sparsity: ρ, one for all or by network.
+    :param released: the form of the released code.
+    :param structured: whether units are pruned (the released code then has another τ).
+    """
+
+    counters = ("distance", "first", "small", "n_checks")
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Sequence[th.Tensor]],
+        sparsity: float | Mapping[str, float],
+        released: bool = False,
+        structured: bool = True,
+    ) -> None:
+        super().__init__(parameters)
+        self.rest = {name: 1.0 - (sparsity[name] if isinstance(sparsity, Mapping) else sparsity) for name in parameters}
+        self.released, self.structured = released, structured
+        self.first: dict[str, float]
+        self.small: dict[str, float]
+        self.n_checks: dict[str, int]
+
+    def tau(self, name: str) -> float:
+        """:return: the bound of a network's step; 0 where the released form has not seen its first distance."""
+        rest = self.rest[name]
+        if not self.released:
+            return rest
+        return self.first[name] * (min(max(rest - 0.1, rest / 2), 0.99) if self.structured else rest)
+
+    def _look(self, name: str, step: float, now: th.Tensor) -> None:
+        if step == 0.0 and self.distance[name] == 0.0 and not self.n_checks[name]:
+            return  # not trained yet
+        self.n_checks[name] += 1
+        if self.released and self.n_checks[name] == 1:
+            self.start[name], self.distance[name] = now, 0.0
+        elif self.released and self.n_checks[name] == 2:
+            self.first[name] = self.distance[name]
+        else:
+            self.small[name] = float(step < self.tau(name))
+
+    def _settled(self, name: str) -> bool:
+        return bool(self.small[name])
+
+
+def weight_trigger(
+    rule: str, parameters: Mapping[str, Sequence[th.Tensor]], sparsity: float | Mapping[str, float], structured: bool = True
+) -> LazyTrigger | DistanceTrigger:
+    """:return: the trigger called ``"lazy"``, ``"distance"`` or ``"distance_released"``, watching from now on."""
+    if rule == "lazy":
+        return LazyTrigger(parameters)
+    return DistanceTrigger(parameters, sparsity, rule == "distance_released", structured)
 
 
 def _flat(tensors: Sequence[th.Tensor]) -> th.Tensor:
