@@ -18,6 +18,10 @@ from rl_crop.core.subject import Copy, Network, Subject
 from rl_crop.core.units import named_tensors
 
 ModelLoss = Callable[[nn.Module, Any], th.Tensor]
+NOT_CALLED = (
+    "What the model is called with is not known. Give batches and a loss that calls the model itself (not only "
+    "parts of it) with tensors; or give example_inputs, with compensation='none'."
+)
 
 
 def plan_pruning(
@@ -46,9 +50,30 @@ def plan_pruning(
     :return: the plan.
     :raises PruningError: the arguments, the loss or the data do not allow it; says what to do.
     """
-    chosen = _settings(settings)
+    chosen, batches = _settings(settings), _listed(batches)
+    subject = module_subject(model, loss, batches, example_inputs=example_inputs, optimizers=optimizers, mirrors=mirrors)
+    if not subject.has_observations and batches and chosen.compensation != "none":
+        raise PruningError(NOT_CALLED)
+    return make_plan(subject, sparsity, chosen)
+
+
+def module_subject(
+    model: nn.Module,
+    loss: ModelLoss | None,
+    batches: Sequence[Any],
+    *,
+    example_inputs: Any = None,
+    optimizers: Sequence[th.optim.Optimizer] = (),
+    mirrors: Sequence[nn.Module] = (),
+) -> Subject:
+    """
+    What the core has to know of a module; see :func:`plan_pruning` for the arguments.
+
+    :param batches: a list.
+    :return: the subject, one network named ``"model"``.
+    :raises PruningError: the module cannot be pruned, or what it is called with is not known.
+    """
     model, mirrors = _checked(model), [_checked(mirror) for mirror in mirrors]
-    batches = _listed(batches)
     tensors = named_tensors(model)
     if any(not _same_structure(model, mirror) for mirror in mirrors):
         raise PruningError("A mirror must have the same parameters, by name and shape, as the model.")
@@ -56,11 +81,8 @@ def plan_pruning(
     has_observations = inputs is not None
     if inputs is None:
         inputs = None if example_inputs is None else given_inputs(example_inputs)
-    if inputs is None or (not has_observations and batches and chosen.compensation != "none"):
-        raise PruningError(
-            "What the model is called with is not known. Give batches and a loss that calls the model itself (not only "
-            "parts of it) with tensors; or give example_inputs, with compensation='none'."
-        )
+    if inputs is None:
+        raise PruningError(NOT_CALLED)
     network = Network(
         "model",
         frozenset(name for name, _ in model.named_parameters()),
@@ -68,7 +90,7 @@ def plan_pruning(
         batches,
     )
     copies = [Copy({name: named_tensors(m)[name] for name in tensors}, [inputs.run_of(m)], (m,)) for m in mirrors]
-    subject = Subject(
+    return Subject(
         model,
         (network,),
         Copy(tensors, [inputs.run_of(model)], (model,)),
@@ -76,7 +98,6 @@ def plan_pruning(
         has_observations,
         optimizers=(optimizers,) if isinstance(optimizers, th.optim.Optimizer) else tuple(optimizers),
     )
-    return make_plan(subject, sparsity, chosen)
 
 
 def prune_model(
