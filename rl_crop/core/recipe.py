@@ -6,8 +6,9 @@ from numbers import Real
 from typing import Any
 
 from rl_crop.core.compensation import COMPENSATIONS
-from rl_crop.core.criteria import SPANNING, Criterion
+from rl_crop.core.criteria import BY_UNIT
 from rl_crop.core.errors import PruningError
+from rl_crop.core.scoring import Criterion
 from rl_crop.core.settings import check_choices
 
 SCOPES = ("network", "layer", "er", "erk", "global")
@@ -115,7 +116,7 @@ class Recipe:
             "structured=True": (masks or moving) and "units only go for good: at once, gradually, or by fate='growing_l2'.",
             "structured=False": not self.structured and self.fate == "removed" and "weights are masked: use fate='zero'.",
             f"scope={self.scope!r}": self.structured and self.scope in ("er", "erk") and "these densities are of weights.",
-            f"criterion={self.criterion!r}": not self.structured and self.criterion in SPANNING and "it ranks whole units.",
+            f"criterion={self.criterion!r}": not self.structured and self.criterion in BY_UNIT and "it ranks whole units.",
             f"regrow={self.regrow!r}": regrows and not lasts and "it needs schedule='constant' or 'cubic'.",
             "schedule='alternating'": self.schedule == "alternating" and self.fate != "revive" and "it needs fate='revive'.",
         }

@@ -1,0 +1,54 @@
+"""What comes back: kept weights of least magnitude are dropped, and as many others grow."""
+
+import math
+from collections.abc import Mapping
+
+import torch as th
+
+from rl_crop.core.densities import select
+from rl_crop.core.masks import Keep
+
+
+def regrown_share(start: float, end: float, x: float) -> float:
+    """
+    :param start: share of the kept weights that is exchanged at x = 0.
+    :param end: at x = 1.
+    :param x: how much of the schedule has passed.
+    :return: the share now, along half a cosine (RigL, ICML 2020).
+    """
+    return end + (start - end) * (1.0 + math.cos(math.pi * min(max(x, 0.0), 1.0))) / 2.0
+
+
+def drop_and_grow(keep: Keep, magnitude: Mapping[str, th.Tensor], growth: Mapping[str, th.Tensor], share: float) -> Keep:
+    """
+    Exchange a share of every tensor's kept weights.
+
+    :param keep: the masks.
+    :param magnitude: of the weights; the least go.
+    :param growth: what grows where it is highest, among all that is masked then (what was just dropped included).
+    :param share: of the kept weights.
+    :return: masks that keep exactly as many weights of every tensor.
+    """
+    found = {}
+    for name, mask in keep.items():
+        n_kept, lowest = int(mask.sum()), -math.inf
+        n_grown = min(round(share * n_kept), mask.numel() - n_kept)
+        stay = _highest(magnitude[name].masked_fill(~mask, lowest), n_kept - n_grown)
+        found[name] = stay | _highest(growth[name].masked_fill(stay, lowest), n_grown)
+    return found
+
+
+def _highest(scores: th.Tensor, n: int) -> th.Tensor:
+    return select({"": scores}, (scores.numel() - n) / scores.numel())[""]
+
+
+def growth_scores(regrow: str, gradient: Mapping[str, th.Tensor], generator: th.Generator) -> dict[str, th.Tensor]:
+    """
+    :param regrow: ``"gradient"`` (RigL: the largest gradient of the masked network) or ``"random"`` (SET).
+    :param gradient: dense, by name; for ``"random"`` only its shapes count.
+    :param generator: of random growth.
+    :return: scores by name.
+    """
+    if regrow == "gradient":
+        return {name: tensor.abs() for name, tensor in gradient.items()}
+    return {name: th.rand(tensor.shape, generator=generator).to(tensor.device) for name, tensor in gradient.items()}
