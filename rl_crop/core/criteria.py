@@ -239,9 +239,7 @@ def _over_slots(group: UnitGroup, elements: Mapping[str, th.Tensor], roles: Cont
 
 def _pre_activation(group: UnitGroup, elements: Mapping[str, th.Tensor]) -> np.ndarray:
     """The sum over the weights and the bias that make each unit's pre-activation."""
-    producers = group.tensors("out")
-    own = {*producers, *(name.removesuffix("weight") + "bias" for name in producers)}
-    return _over_slots(group, {name: element for name, element in elements.items() if name in own}, ("out", "along"))
+    return _over_slots(group, {name: element for name, element in elements.items() if name in group.makers}, ("out", "along"))
 
 
 def _incoming(scoring: Scoring, group: UnitGroup, of: Callable[[th.Tensor], th.Tensor]) -> np.ndarray:

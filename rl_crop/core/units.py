@@ -55,6 +55,12 @@ class UnitGroup:
         """:return: names of the tensors in which the group has the given role, each once, in order."""
         return list(dict.fromkeys(slot.tensor for slot in self.slots if slot.role == role))
 
+    @property
+    def makers(self) -> frozenset[str]:
+        """Names of the weights and (where there are any) the biases that make the units' pre-activations."""
+        weights = self.tensors("out")
+        return frozenset([*weights, *(name.removesuffix("weight") + "bias" for name in weights)])
+
 
 @dataclass(frozen=True)
 class UnitGraph:

@@ -52,7 +52,7 @@ def test_taylor_squares_the_change_of_each_batch():
         model.zero_grad()
         mse(model, batch).backward()
         own = [*model[0].parameters(), *model[1].parameters()]
-        expected += np.array([sum(float((p[unit] * p.grad[unit]).sum()) for p in own) ** 2 for unit in range(5)])
+        expected += np.array([sum((p[unit] * p.grad[unit]).sum().item() for p in own) ** 2 for unit in range(5)])
     assert np.allclose(planned("taylor", model, mse, data).scores["0"], expected, rtol=1e-10)
 
 
