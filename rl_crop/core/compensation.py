@@ -20,6 +20,8 @@ from rl_crop.core.tracing import LayerObserver, channel_axis, no_grad_trace
 from rl_crop.core.units import UnitGraph, module_of
 
 COMPENSATIONS = ("none", "bias", "least_squares", "distill")
+REFITTING = ("least_squares", "distill")
+"""Those that change weights, so that what optimizers have learnt of their gradients no longer holds."""
 
 RIDGE = 1e-4
 """Pull towards the plain cut, relative to the variance of the activations."""

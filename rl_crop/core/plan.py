@@ -10,7 +10,7 @@ import torch as th
 
 from rl_crop.core.activations import UnitActivations, dormant_shares
 from rl_crop.core.allocation import Budget, allocate
-from rl_crop.core.compensation import Compensator
+from rl_crop.core.compensation import REFITTING, Compensator
 from rl_crop.core.criteria import resolve_criterion
 from rl_crop.core.distillation import Distiller
 from rl_crop.core.errors import PruningError
@@ -19,7 +19,7 @@ from rl_crop.core.rng import eval_mode, isolated_rng, undisturbed
 from rl_crop.core.scoring import Scoring, unit_scores
 from rl_crop.core.settings import Settings, Target, check_sparsity, sparsity_by_network
 from rl_crop.core.subject import Copy, Network, Subject
-from rl_crop.core.surgery import Transaction, cut, update_sizes
+from rl_crop.core.surgery import Transaction, cut, forget, update_sizes
 from rl_crop.core.tracing import tensors_in
 from rl_crop.core.units import UnitGraph, UnitGroup, find_units, named_tensors
 
@@ -140,6 +140,8 @@ class PruningPlan:
             repair.refit(transaction)
         for distiller in distillers:
             distiller.fit(transaction)
+        if kind in REFITTING:
+            forget(transaction, subject.optimizers, subject.parameters_beside(changed))
         subject.after_cut(transaction)
         self._check_runs()
         lost = sorted({name for repair in repairs for name in repair.without_bias})

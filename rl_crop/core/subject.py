@@ -113,3 +113,10 @@ class Subject:
     def copies(self) -> tuple[Copy, ...]:
         """The trained copy and all mirrors."""
         return (self.trained, *self.mirrors)
+
+    def parameters_beside(self, changed: Sequence[th.Tensor]) -> list[th.Tensor]:
+        """:return: the tensors, in all copies, of every network that owns one of the changed ones."""
+        identities = {id(tensor) for tensor in changed}
+        own = {name for name, tensor in self.trained.tensors.items() if id(tensor) in identities}
+        names = [name for network in self.networks if network.parameters & own for name in network.parameters]
+        return [copy.tensors[name] for copy in self.copies for name in names if name in copy.tensors]

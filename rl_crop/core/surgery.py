@@ -55,6 +55,11 @@ class Transaction:
         self._undo.append(lambda: mapping.pop(key) if missing else mapping.__setitem__(key, old))
         mapping[key] = value
 
+    def remove_item(self, mapping: Any, key: Any) -> None:
+        """Remove ``mapping[key]``."""
+        old = mapping.pop(key)
+        self._undo.append(lambda: mapping.__setitem__(key, old))
+
     def set_attribute(self, owner: Any, name: str, value: Any) -> None:
         """Set ``owner.name``."""
         old = getattr(owner, name)
@@ -136,6 +141,23 @@ def cut(
                     if isinstance(value, th.Tensor) and value.numel() > 1:
                         transaction.set_item(state, key, _select_state(value, old_shape, index, f"{key!r} of {name!r}"))
     return changed
+
+
+def forget(transaction: Transaction, optimizers: Iterable[th.optim.Optimizer], parameters: Iterable[th.Tensor]) -> None:
+    """
+    Let optimizers begin anew with some parameters, as if they had not yet stepped them.
+
+    Refitted weights are larger, because each kept unit stands for several, and so are the gradients of the layers before
+    them. Second moments of before would make Adam's steps longer by that factor for as long as they remember.
+
+    :param transaction: remembers every change.
+    :param optimizers: those that may hold state.
+    :param parameters: whose state is dropped.
+    """
+    wanted = {id(parameter): parameter for parameter in parameters}
+    for optimizer in optimizers:
+        for parameter in [parameter for parameter in optimizer.state if id(parameter) in wanted]:
+            transaction.remove_item(optimizer.state, parameter)
 
 
 def _select_state(state: th.Tensor, shape: th.Size, index: Mapping[int, np.ndarray], what: str) -> th.Tensor:

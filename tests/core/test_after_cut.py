@@ -61,6 +61,38 @@ def test_every_tensor_moves_in_the_next_updates():
     assert all((old != new).any() for old, new in zip(before, model.parameters(), strict=True))
 
 
+def test_optimizers_begin_anew_with_what_was_refitted():
+    """Refitted weights are larger, and so are gradients: with second moments of before, Adam would leap."""
+    longest = {}
+    for forgets in (True, False):
+        model, data = mlp((8, 128, 128, 2)), batches((8,))
+        optimizer = th.optim.Adam(model.parameters(), lr=1e-3)
+        step(model, optimizer, data, 60)
+        state = dict(optimizer.state)
+        prune_model(model, mse, data, 0.97, criterion="random", optimizers=[optimizer], seed=1)
+        assert not optimizer.state
+        if not forgets:
+            optimizer.state.update(state)  # cut, as everything else is
+        moves = []
+        for _ in range(5):
+            before = [parameter.detach().clone() for parameter in model.parameters()]
+            step(model, optimizer, data, 1)
+            moves += [float((old - new).detach().abs().max()) for old, new in zip(before, model.parameters(), strict=True)]
+        longest[forgets] = max(moves)
+    assert longest[True] <= 1.02e-3 < 1.5e-3 < longest[False]
+
+
+def test_another_networks_optimizer_keeps_what_it_knows():
+    model, beside, data = mlp((8, 32, 2)), mlp((2, 3)), batches((8,))
+    optimizer = th.optim.Adam([*model.parameters(), *beside.parameters()])
+    step(model, optimizer, data)
+    optimizer.zero_grad()
+    beside(data[0][1]).sum().backward()
+    optimizer.step()
+    prune_model(model, mse, data, 0.5, optimizers=[optimizer])
+    assert set(optimizer.state) == set(beside.parameters())
+
+
 def test_hooks_schedulers_and_clipping_go_on():
     model, data = mlp((3, 12, 2)), batches()
     optimizer = th.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
