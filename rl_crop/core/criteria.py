@@ -126,6 +126,8 @@ def relative_change(scoring: Scoring) -> Saliency:
 def random(scoring: Scoring) -> Saliency:
     """Uniform scores: the control that every criterion has to beat."""
     generator = np.random.default_rng(scoring.seed)
+    if scoring.keep is not None:
+        return {name: th.from_numpy(generator.random(tuple(tensor.shape))) for name, tensor in scoring.parameters.items()}
     return {group.name: generator.random(group.n_units) for group in scoring.groups}
 
 

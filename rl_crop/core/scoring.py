@@ -21,7 +21,7 @@ class Scoring:
     """
     Everything that a criterion may look at; what is costly is computed when it is first asked for.
 
-    :param groups: the units of one network.
+    :param groups: the units of one network; none where single weights are scored.
     :param parameters: the parameters (and the weights that are buffers) they lie in, by name.
     :param loss: scalar loss of a batch, or ``None``.
     :param batches: the scoring batches.
@@ -30,6 +30,7 @@ class Scoring:
     :param seed: of everything random.
     :param initial: the parameters' initial values by name, ``None`` where nobody kept them.
     :param dense: the parameters' values without masks by name, ``None`` where nothing is masked.
+    :param keep: where single weights are scored, a boolean mask of each by name (``True`` is kept); ``None`` for units.
     """
 
     groups: Sequence[UnitGroup]
@@ -41,6 +42,7 @@ class Scoring:
     seed: int
     initial: Mapping[str, th.Tensor] | None = None
     dense: Mapping[str, th.Tensor] | None = None
+    keep: Mapping[str, th.Tensor] | None = None
 
     @property
     def _tensors(self) -> list[th.Tensor]:
@@ -60,13 +62,16 @@ class Scoring:
 
     @cached_property
     def hessian_gradient(self) -> dict[str, th.Tensor]:
-        """The Hessian-gradient product Hg over the same batches, by parameter name."""
-        vector = list(self.gradient.values())
+        """The Hessian-gradient product Hg over the same batches, by parameter name; g is zero where weights are masked."""
+        keep = self.keep or {}
+        vector = [g.masked_fill(~keep[name], 0) if name in keep else g for name, g in self.gradient.items()]
         product = hessian_gradient_product(self._loss(), self._tensors, self.batches, vector, seed=self.seed)
         return dict(zip(self.parameters, product, strict=True))
 
     def weights(self) -> dict[str, th.Tensor]:
         """:return: the linear and convolution weights among the parameters."""
+        if self.keep is not None:
+            return dict(self.parameters)
         names = {slot.tensor for group in self.groups for slot in group.slots if slot.role != "along"}
         return {name: tensor for name, tensor in self.parameters.items() if name in names}
 

@@ -1,0 +1,77 @@
+"""Single weights as what is pruned: which there are, and what a criterion gives each of them."""
+
+from collections.abc import Mapping, Sequence
+
+import torch as th
+from torch import nn
+
+from rl_crop.core.criteria import resolve_criterion
+from rl_crop.core.errors import PruningError
+from rl_crop.core.masks import Keep
+from rl_crop.core.scoring import Criterion, Scoring
+from rl_crop.core.subject import Network, Subject
+from rl_crop.core.units import UnitGraph
+
+
+def element_weights(subject: Subject, graph: UnitGraph, ignore: Sequence[str] = ()) -> dict[str, dict[str, th.Tensor]]:
+    """
+    The weights of linear and convolution layers; biases, norms, recurrent cells and a free ``log_std`` are not among them.
+
+    :param subject: the model.
+    :param graph: its trace, which shows what is applied as a layer.
+    :param ignore: modules left whole, by ``named_modules()`` name.
+    :return: by network, its weights by parameter name; networks without any are left out.
+    """
+    modules = dict(subject.root.named_modules(remove_duplicate=False))
+    ignored = {id(parameter) for name in ignore for parameter in modules[name].parameters()}
+    tensors = subject.trained.tensors
+    layers = [
+        name for name in graph.applications if isinstance(tensors[name], nn.Parameter) and id(tensors[name]) not in ignored
+    ]
+    found = {net.name: {name: tensors[name] for name in layers if name in net.parameters} for net in subject.networks}
+    return {name: weights for name, weights in found.items() if weights}
+
+
+def element_scores(
+    subject: Subject,
+    network: Network,
+    weights: Mapping[str, th.Tensor],
+    criterion: str | Criterion,
+    seed: int = 0,
+    keep: Keep | None = None,
+    initial: Mapping[str, th.Tensor] | None = None,
+    dense: Mapping[str, th.Tensor] | None = None,
+) -> dict[str, th.Tensor]:
+    """
+    Score every weight of one network; the lowest are to go first.
+
+    :param subject: the model.
+    :param network: whose objective and batches count.
+    :param weights: its weights by name: gradient and Hessian are over these alone.
+    :param criterion: a name in :data:`~rl_crop.core.criteria.CRITERIA`, or a function of a ``Scoring``.
+    :param seed: of everything random.
+    :param keep: what is masked already: the gradient flow is that of the masked network (names left out: nothing).
+    :param initial: the weights as they were at first, for criteria that compare with them.
+    :param dense: the weights without masks, for criteria that look at what is masked.
+    :return: by name, a detached tensor of the weight's shape. What is masked has scores like all others.
+    :raises PruningError: a score is missing, not finite or of the wrong shape.
+    """
+    masks = {name: th.ones_like(weight, dtype=th.bool) for name, weight in weights.items()} | {
+        name: mask for name, mask in (keep or {}).items() if name in weights
+    }
+    scoring = Scoring(
+        (), weights, network.loss, network.batches, lambda: [run(ones=True) for run in subject.trained.runs], dict, seed,
+        initial, dense, masks,
+    )  # fmt: skip
+    saliency = resolve_criterion(criterion)(scoring)
+    if not isinstance(saliency, Mapping):
+        raise PruningError(f"A criterion must return a mapping from names to scores, not {type(saliency).__name__}.")
+    scores = {}
+    for name, weight in weights.items():
+        if name not in saliency:
+            raise PruningError(f"The criterion returned no score for {name!r}: structured=False ranks single weights.")
+        score = th.as_tensor(saliency[name], device=weight.device).detach()
+        if score.shape != weight.shape or not bool(th.isfinite(score).all()):
+            raise PruningError(f"The criterion's scores of {name!r} must be finite, of shape {tuple(weight.shape)}.")
+        scores[name] = score
+    return scores
