@@ -40,6 +40,11 @@ OPTIONS: dict[str, Any] = {
     "rewind": 0.0,  # share of the run that later rounds go back to
     "n_candidates": 8,  # of driver="population"
     "trial": 0.1,  # share of the run that a candidate trains before it is judged
+    "choosing": 0.2,  # share of the run in which gates or scores are trained to choose (tick_tock, learned_scores)
+    "l1": 0.1,  # strength of perturbation="gate_l1"
+    "groups": (),  # modules that driver="phases" prunes one after the other; the networks where empty
+    "n_rounds": 20,  # of each phase
+    "n_subsets": 16,  # batches that driver="meta" learns from
 }
 """Options of the parts, with their defaults."""
 
