@@ -230,6 +230,16 @@ def release_masks(tensors: Iterable[th.Tensor], transaction: Transaction | None 
             transaction.call(undo)
 
 
+def refuse_masked(tensors: Mapping[str, th.Tensor]) -> None:
+    """:raises PruningError: attached masks hold one of the tensors, so that units cannot be cut."""
+    held = sorted(attached_masks(tensors))
+    if held:
+        raise PruningError(
+            f"{held} are masked (structured=False): units are not cut out of masked weights. Let go of the masks first: "
+            f"rl_crop.core.masks.release_masks(model.parameters()) (of an agent: model.policy.parameters())."
+        )
+
+
 def pack(keep: Keep) -> dict[str, dict[str, Any]]:
     """:return: the masks, JSON-ready: by name the shape, and the bits (row by row, first bit highest) in base64."""
     return {

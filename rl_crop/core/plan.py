@@ -14,6 +14,7 @@ from rl_crop.core.compensation import REFITTING, Compensator
 from rl_crop.core.criteria import resolve_criterion
 from rl_crop.core.distillation import Distiller
 from rl_crop.core.errors import PruningError
+from rl_crop.core.masks import refuse_masked
 from rl_crop.core.report import PruningReport, summary_lines, table
 from rl_crop.core.rng import eval_mode, isolated_rng, undisturbed
 from rl_crop.core.scoring import Scoring, unit_scores
@@ -88,7 +89,7 @@ class PruningPlan:
         start = time.perf_counter()
         self._check_unchanged()
         notes: tuple[str, ...] = ()
-        if any(len(kept) < self.graph.groups[name].n_units for name, kept in self.kept_units.items()):
+        if self._changes():
             mirrors = [module for copy in self.subject.mirrors for module in copy.modules]
             with isolated_rng(self.settings.seed or 0), eval_mode(self.subject.root, *mirrors):
                 if transaction is not None:
@@ -96,15 +97,20 @@ class PruningPlan:
                 else:
                     with Transaction() as own:
                         notes = self._cut(own)
-        widths = {name: (before, self.widths_after[name]) for name, before in self.widths_before.items()}
-        report = PruningReport(
-            self.n_params_before, self.n_params_after, dict(self.sparsity), self.flops_before, self.flops_after, widths,
-            dict(self.graph.untouched), self.seconds + time.perf_counter() - start, self.settings.criterion_name,
-            self.settings.compensation, (*notes, *self._narrow()),
-        )  # fmt: skip
+        report = self._report(notes, self.seconds + time.perf_counter() - start)
         if transaction is None:
             self.subject.applied(report)
         return report
+
+    def _changes(self) -> bool:
+        return any(len(kept) < self.graph.groups[name].n_units for name, kept in self.kept_units.items())
+
+    def _report(self, notes: tuple[str, ...], seconds: float) -> PruningReport:
+        widths, told = {n: (now, self.widths_after[n]) for n, now in self.widths_before.items()}, (*notes, *self._narrow())
+        return PruningReport(
+            self.n_params_before, self.n_params_after, dict(self.sparsity), self.flops_before, self.flops_after, widths,
+            dict(self.graph.untouched), seconds, self.settings.criterion_name, self.settings.compensation, told,
+        )  # fmt: skip
 
     def _check_unchanged(self) -> None:
         there = {id(tensor) for tensor in named_tensors(self.subject.root).values()}
@@ -168,6 +174,7 @@ def make_plan(subject: Subject, sparsity: Target, settings: Settings) -> Pruning
     """
     start = time.perf_counter()
     check_sparsity(sparsity)
+    refuse_masked(subject.trained.tensors)
     if settings.compensation != "none" and not subject.has_observations:
         raise PruningError(f"compensation={settings.compensation!r} needs observations: give batches, or use 'none'.")
     with isolated_rng(settings.seed or 0), undisturbed(subject.root):

@@ -9,6 +9,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.inputs import given_inputs, recorded_inputs
+from rl_crop.core.mask_plan import make_mask_plan
 from rl_crop.core.plan import PruningPlan, make_plan
 from rl_crop.core.report import PruningReport
 from rl_crop.core.rng import isolated_rng
@@ -36,7 +37,7 @@ def plan_pruning(
     **settings: Any,
 ) -> PruningPlan:
     """
-    Score, rank and allocate the units of any torch module; changes nothing.
+    Score, rank and allocate the units (or, with ``structured=False``, the weights) of any torch module; changes nothing.
 
     :param model: the module.
     :param loss: ``loss(model, batch)``, a scalar tensor; ``None`` for criteria without a gradient.
@@ -44,7 +45,7 @@ def plan_pruning(
         Where ``loss`` is ``None``, the model is called on the batch, or on its first item if it is a tuple or list.
     :param sparsity: share of the prunable parameters to remove, in [0, 1).
     :param example_inputs: inputs of the model (a tensor, or a tuple of arguments); by default those that ``loss`` passes.
-    :param optimizers: whose state is cut along when the plan is applied.
+    :param optimizers: whose state is cut along when the plan is applied; masks hold through their steps.
     :param mirrors: modules of the same structure (an averaged copy, a target) cut at the same indices.
     :param settings: see :class:`~rl_crop.core.settings.Settings`.
     :return: the plan.
@@ -54,7 +55,7 @@ def plan_pruning(
     subject = module_subject(model, loss, batches, example_inputs=example_inputs, optimizers=optimizers, mirrors=mirrors)
     if not subject.has_observations and batches and chosen.compensation != "none":
         raise PruningError(NOT_CALLED)
-    return make_plan(subject, sparsity, chosen)
+    return (make_plan if chosen.structured else make_mask_plan)(subject, sparsity, chosen)
 
 
 def module_subject(

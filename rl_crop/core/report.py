@@ -10,18 +10,20 @@ class PruningReport:
     """
     The result of one cut.
 
-    :param n_params_before: parameters of the model before (target networks not counted).
+    :param n_params_before: parameters of the model before (target networks and masked weights not counted).
     :param n_params_after: and after.
-    :param sparsity: share of the prunable parameters that is gone, by network and in ``"total"``, whatever the budget.
+    :param sparsity: share of the prunable parameters that is gone or masked, by network and in ``"total"``, whatever the
+        budget.
     :param flops_before: floating-point operations of linear and convolution layers for one observation through
-        every network once (a multiply-add is two).
+        every network once (a multiply-add is two); masked weights are not counted, although they are computed.
     :param flops_after: and after.
-    :param widths: by producing layer, (before, after).
+    :param widths: by producing layer, units (before, after); of masks by parameter, (elements, those kept).
     :param untouched: layers left whole, and why.
     :param seconds: wall-clock of planning and cutting.
     :param criterion: its name.
     :param compensation: its name.
     :param notes: what the user should know (a consumer without bias, a layer left with one unit).
+    :param structured: whether units were removed, or single weights masked.
     """
 
     n_params_before: int
@@ -35,6 +37,7 @@ class PruningReport:
     criterion: str
     compensation: str
     notes: tuple[str, ...] = ()
+    structured: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """:return: a JSON-ready dictionary."""
@@ -45,18 +48,20 @@ class PruningReport:
 
     def __str__(self) -> str:
         rows = [[name, str(before), str(after)] for name, (before, after) in self.widths.items()]
-        lines = [table(["layer", "units before", "after"], rows), *summary_lines(self)]
+        header = ["layer", "units before", "after"] if self.structured else ["parameter", "elements", "kept"]
+        lines = [table(header, rows), *summary_lines(self, self.structured)]
         lines += [f"left whole: {name} ({reason})" for name, reason in self.untouched.items()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def summary_lines(result: Any) -> list[str]:
+def summary_lines(result: Any, structured: bool = True) -> list[str]:
     """:return: parameters, FLOPs and sparsity side by side, for a plan or a report."""
+    fate = "gone" if structured else "masked"
     shares = ", ".join(f"{name} {share:.1%}" for name, share in result.sparsity.items() if name != "total")
     return [
         f"parameters {result.n_params_before:,} -> {result.n_params_after:,}, "
         f"FLOPs per observation {result.flops_before:,} -> {result.flops_after:,}",
-        f"sparsity (share of prunable parameters gone): {shares}, total {result.sparsity['total']:.1%}",
+        f"sparsity (share of prunable parameters {fate}): {shares}, total {result.sparsity['total']:.1%}",
     ]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from rl_crop.core.allocation import BUDGETS, SCOPES
 from rl_crop.core.compensation import COMPENSATIONS
-from rl_crop.core.criteria import SPANNING, resolve_criterion
+from rl_crop.core.criteria import BY_UNIT, resolve_criterion
+from rl_crop.core.densities import ELEMENT_SCOPES
 from rl_crop.core.errors import PruningError
 from rl_crop.core.scoring import Criterion
 
@@ -22,10 +23,11 @@ class Settings:
 
     :param criterion: a name in :data:`~rl_crop.core.criteria.CRITERIA`, or a function of a ``Scoring``.
     :param scope: ``"network"`` (one ranking a network), ``"layer"`` (the same share of units in every layer) or
-        ``"global"`` (one ranking and one budget over all networks).
+        ``"global"`` (one ranking and one budget over all networks); of weights also ``"er"`` and ``"erk"`` (densities by
+        the shapes of a network's layers).
     :param budget: what ``sparsity`` is a share of: ``"params"``, ``"flops"`` or ``"units"``.
-    :param structured: ``True`` removes units physically.
-    :param compensation: ``"none"``, ``"bias"``, ``"least_squares"`` or ``"distill"``.
+    :param structured: ``True`` removes units physically; ``False`` masks single weights of linear and convolution layers.
+    :param compensation: ``"none"``, ``"bias"``, ``"least_squares"`` or ``"distill"``; masks are not compensated.
     :param ignore: modules left whole, by ``named_modules()`` name.
     :param min_units: units that stay in every layer.
     :param seed: of everything random (0 where ``None``).
@@ -42,7 +44,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         resolve_criterion(self.criterion)
-        choices = {"scope": SCOPES, "budget": BUDGETS, "compensation": COMPENSATIONS}
+        scopes = SCOPES if self.structured else ELEMENT_SCOPES
+        choices = {"scope": scopes, "budget": BUDGETS, "compensation": COMPENSATIONS}
         check_choices({name: (getattr(self, name), allowed) for name, allowed in choices.items()})
         if not _whole(self.min_units) or self.min_units < 1:
             raise PruningError(f"min_units={self.min_units!r} must be an integer of at least 1.")
@@ -53,9 +56,11 @@ class Settings:
         if isinstance(self.ignore, str):
             object.__setattr__(self, "ignore", (self.ignore,))
         if not self.structured:
-            if self.criterion in SPANNING:
+            if self.criterion in BY_UNIT:
                 raise PruningError(f"criterion={self.criterion!r} ranks whole units: it needs structured=True.")
-            raise PruningError("structured=False (masks) is not available in this version: use structured=True.")
+            if self.budget != "params":
+                raise PruningError(f"budget={self.budget!r} counts what units cost: masks (structured=False) need 'params'.")
+            object.__setattr__(self, "compensation", "none")
 
     @property
     def criterion_name(self) -> str:

@@ -50,6 +50,8 @@ def apply_steps(
                 continue  # an earlier step had to remove a unit that was larger than it needed
             plan = first if first is not None and not reports else plan_for(rest)
             reports.append(plan.apply(transaction))
+            if not plan.settings.structured:
+                continue  # what masks are asked for counts what is masked already
             for name, share in plan.budget_sparsity.items():
                 left[name] = left.get(name, 1.0) * (1.0 - share)
     return merge_reports(reports)
@@ -83,7 +85,7 @@ def merge_reports(reports: Sequence[PruningReport]) -> PruningReport:
         last,
         n_params_before=first.n_params_before,
         flops_before=first.flops_before,
-        sparsity={name: 1.0 - share for name, share in remaining.items()},
+        sparsity={name: 1.0 - share for name, share in remaining.items()} if last.structured else last.sparsity,
         widths=widths,
         seconds=sum(report.seconds for report in reports),
         notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),

@@ -94,3 +94,17 @@ def test_infinite_scores_are_ranked_and_others_refused():
     with pytest.raises(PruningError, match="scope='unit'"):
         select({"a": th.ones(2)}, 0.5, "unit")
     assert select({}, 0.5) == {}
+
+
+@pytest.mark.parametrize("scope", ELEMENT_SCOPES)
+def test_what_is_gone_counts_and_others_make_up_for_it(scope):
+    scores = {name: th.rand(shape) for name, shape in SHAPES["mlp"].items()}
+    among = {name: th.rand(score.shape) < 0.6 for name, score in scores.items()}
+    among["4"][:] = False
+    among["4"][0, 0] = True
+    total = sum(score.numel() for score in scores.values())
+    keep = select(scores, 0.7, scope, among)
+    assert sum(int(mask.sum()) for mask in keep.values()) == n_kept(total, 0.7)
+    assert all(not (mask & ~among[name]).any() for name, mask in keep.items())
+    everything = select(scores, 0.1, scope, among)  # less than is gone already
+    assert all(th.equal(mask, among[name]) for name, mask in everything.items())

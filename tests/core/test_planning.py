@@ -163,7 +163,7 @@ WRONG = {
     "seed=-1 must be": {"seed": -1},
     "ignore='nowhere' is not a module": {"ignore": "nowhere"},
     "criterion='span' ranks whole units": {"structured": False, "criterion": "span"},
-    r"structured=False \(masks\) is not available": {"structured": False},
+    "budget='units' counts what units cost": {"structured": False, "budget": "units"},
 }
 
 
