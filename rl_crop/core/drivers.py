@@ -1,13 +1,19 @@
 """The outer loop of a recipe: a single run, rounds with rewinding, a population; others have modules of their own."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import import_module
 from typing import Any, Protocol
 
 import torch as th
 from torch import nn
 
+from rl_crop.core.errors import PruningError
 from rl_crop.core.recipe import Recipe
 from rl_crop.core.report import PruningReport
+from rl_crop.core.settings import check_sparsity
+from rl_crop.core.sparse_training import SparseTraining
 from rl_crop.core.subject import Subject
 
 
@@ -57,4 +63,98 @@ Driver = Callable[[Task, Recipe, float, int], PruningReport]
 """Prunes and trains a task: ``driver(task, recipe, sparsity, seed)``."""
 
 DRIVERS: dict[str, Driver] = {}
-"""Drivers by name."""
+"""Drivers by name. Those of other modules are there once :func:`run_recipe` has needed them."""
+ELSEWHERE = {
+    "phases": "early_exits", "tick_tock": "tick_tock", "meta": "meta_pruning", "learned_scores": "learned_scores",
+}  # fmt: skip
+"""Modules that register a driver of their own."""
+
+
+def run_recipe(task: Task, recipe: Recipe | str, sparsity: float, seed: int = 0) -> PruningReport:
+    """
+    Train and prune a task by a recipe, outer loop included.
+
+    :param task: what is trained; a whole run (or several, if the recipe asks for them) takes place in it.
+    :param recipe: a recipe, or the name of one in :data:`~rl_crop.core.recipes.RECIPES`.
+    :param sparsity: to end with, in [0, 1).
+    :param seed: of everything random in pruning.
+    :return: the report of the whole.
+    :raises PruningError: the recipe is unknown, or cannot be carried out on this task.
+    """
+    chosen = resolve_recipe(recipe)
+    check_sparsity(sparsity)
+    if chosen.driver not in DRIVERS:
+        import_module(f"rl_crop.core.{ELSEWHERE[chosen.driver]}")
+    report = DRIVERS[chosen.driver](task, chosen, sparsity, seed)
+    return replace(report, criterion=chosen.criterion) if isinstance(chosen.criterion, str) else report
+
+
+def single(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningReport:
+    """One run, with pruning at its beginning, within it or at its end."""
+    run, batches = _begun(task, recipe, sparsity, seed)
+    run.update(0.0, batches)
+    task.train(1.0, lambda progress: run.update(progress, batches))
+    return run.finish(batches)
+
+
+def rounds(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningReport:
+    """
+    Whole runs; after each, a share of the remaining weights is masked, and the others go back to early values (LTR, IMP).
+
+    Option ``rate`` is the share, ``rewind`` the early time: 0 is initialisation.
+    """
+    _refuse_units(recipe)
+    rate, rewind = recipe.option("rate"), recipe.option("rewind")
+    n_rounds = max(math.ceil(math.log(1.0 - sparsity) / math.log(1.0 - rate) - 1e-9), 1)
+    task.train(rewind)
+    early = task.snapshot()
+    for target in [*(1.0 - (1.0 - rate) ** done for done in range(1, n_rounds)), sparsity]:
+        task.train(1.0 - rewind)
+        run, batches = _begun(task, replace(recipe, when=0.0, schedule="once"), target, seed)
+        run.update(0.0, batches)
+        task.restore(early)
+        run.masks.apply()
+    task.train(1.0 - rewind)
+    return run.finish(batches)
+
+
+def population(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningReport:
+    """Several candidates from the same weights are each trained for a short time; the fittest is trained in full."""
+    _refuse_units(recipe)
+    start, fitness = task.snapshot(), {}
+    for candidate in range(seed, seed + recipe.option("n_candidates")):
+        run, batches = _begun(task, recipe, sparsity, candidate)
+        run.update(0.0, batches)
+        task.train(recipe.option("trial"))
+        fitness[candidate] = task.evaluate()
+        run.masks.detach()
+        run.detach()
+        task.restore(start)
+    return single(task, recipe, sparsity, max(fitness, key=lambda candidate: fitness[candidate]))
+
+
+def resolve_recipe(recipe: Recipe | str) -> Recipe:
+    """
+    :param recipe: a recipe, or a name.
+    :return: the recipe.
+    :raises PruningError: there is none of this name.
+    """
+    from rl_crop.core.recipes import RECIPES
+
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in RECIPES:
+        raise PruningError(f"Unknown recipe {recipe!r}: use one of {sorted(RECIPES)}, or a Recipe.")
+    return RECIPES[recipe]
+
+
+def _begun(task: Task, recipe: Recipe, sparsity: float, seed: int) -> tuple[SparseTraining, Callable[[], list[Any]]]:
+    return SparseTraining(recipe, sparsity, task.subject, seed), lambda: task.batches(recipe.option("n_batches"))
+
+
+def _refuse_units(recipe: Recipe) -> None:
+    if recipe.structured:
+        raise PruningError(f"driver={recipe.driver!r} goes back to earlier weights, so units must stay: use structured=False.")
+
+
+DRIVERS |= {"single": single, "rounds": rounds, "population": population}

@@ -118,11 +118,17 @@ class Recipe:
         moving = self.schedule in ("cubic", "alternating", "constant") and self.fate != "growing_l2"
         regrows, lasts = self.regrow != "none", self.schedule in ("cubic", "constant")
         return {
-            "structured=True": (masks or moving) and "units only go for good: at once, gradually, or by fate='growing_l2'.",
+            "structured=True": self.structured
+            and (masks or moving)
+            and "units only go for good: at once, gradually, or by fate='growing_l2'.",
             "structured=False": not self.structured and self.fate == "removed" and "weights are masked: use fate='zero'.",
             f"scope={self.scope!r}": self.structured and self.scope in ("er", "erk") and "these densities are of weights.",
             f"criterion={self.criterion!r}": not self.structured and self.criterion in BY_UNIT and "it ranks whole units.",
             f"regrow={self.regrow!r}": regrows and not lasts and "it needs schedule='constant' or 'cubic'.",
+            "fate='shrink'": self.fate == "shrink"
+            and self.criterion != "magnitude"
+            and "it ranks by magnitude at every step.",
+            "when='epi'": self.when == "epi" and not self.structured and "it compares counts of units.",
             "schedule='alternating'": self.schedule == "alternating" and self.fate != "revive" and "it needs fate='revive'.",
         }
 

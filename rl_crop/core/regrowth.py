@@ -40,15 +40,3 @@ def drop_and_grow(keep: Keep, magnitude: Mapping[str, th.Tensor], growth: Mappin
 
 def _highest(scores: th.Tensor, n: int) -> th.Tensor:
     return select({"": scores}, (scores.numel() - n) / scores.numel())[""]
-
-
-def growth_scores(regrow: str, gradient: Mapping[str, th.Tensor], generator: th.Generator) -> dict[str, th.Tensor]:
-    """
-    :param regrow: ``"gradient"`` (RigL: the largest gradient of the masked network) or ``"random"`` (SET).
-    :param gradient: dense, by name; for ``"random"`` only its shapes count.
-    :param generator: of random growth.
-    :return: scores by name.
-    """
-    if regrow == "gradient":
-        return {name: tensor.abs() for name, tensor in gradient.items()}
-    return {name: th.rand(tensor.shape, generator=generator).to(tensor.device) for name, tensor in gradient.items()}

@@ -67,6 +67,23 @@ def alternating_sparsity(sparsity: float, x: float, n_phases: int) -> float:
     return sparsity if x >= 1.0 or phase % 2 == 0 else 0.0
 
 
+def scheduled_sparsity(schedule: str, sparsity: float, x: float, n_events: int, n_phases: int, start: float) -> float:
+    """
+    :param schedule: ``"once"``, ``"gradual"``, ``"cubic"``, ``"alternating"`` or ``"constant"``.
+    :param sparsity: to end with.
+    :param x: how much of the schedule has passed, in [0, 1].
+    :param n_events: of ``"gradual"``.
+    :param n_phases: of ``"alternating"``.
+    :param start: of ``"cubic"``.
+    :return: the share of the original that is gone, or masked, at this time.
+    """
+    if schedule == "gradual":
+        return gradual_sparsities(sparsity, n_events)[min(int(x * (n_events - 1) + 1e-9), n_events - 1)]
+    if schedule == "cubic":
+        return cubic_sparsity(sparsity, start, x)
+    return alternating_sparsity(sparsity, x, n_phases) if schedule == "alternating" else sparsity
+
+
 def relative_sparsity(target: float, reached: float) -> float:
     """
     What to remove of the network as it is now, so that ``target`` of the original is gone.
