@@ -1,8 +1,10 @@
 """Early, structured network pruning for Stable-Baselines3 agents by gradient-flow preservation."""
 
+from rl_crop.core.drivers import run_recipe
 from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan
 from rl_crop.core.prune import plan_pruning, prune_model
+from rl_crop.core.recipes import RECIPES as recipes
 from rl_crop.core.report import PruningReport
 from rl_crop.export import export_actor
 from rl_crop.sb3.callback import PruningCallback
@@ -20,4 +22,6 @@ __all__ = [
     "plan_pruning",
     "prune_model",
     "prune_policy",
+    "recipes",
+    "run_recipe",
 ]
