@@ -19,6 +19,8 @@ FATES = ("removed", "zero", "revive", "shrink", "growing_l2")
 REGROW = ("none", "gradient", "random")
 PERTURBATIONS = ("none", "bridgeout", "gate_l1")
 DRIVERS = ("single", "rounds", "population", "phases", "tick_tock", "meta", "learned_scores")
+OF_UNITS = {"tick_tock": True, "meta": True, "phases": False, "learned_scores": False}
+"""Whether a driver prunes units or single weights, where it cannot do both."""
 
 OPTIONS: dict[str, Any] = {
     "n_events": 4,  # events of schedule="gradual"
@@ -33,6 +35,7 @@ OPTIONS: dict[str, Any] = {
     "ceiling": 1.0,  # what the penalty of fate="growing_l2" grows to
     "first_ceiling": 0.0,  # what an equal penalty on everything grows to before the choice (GReg-2)
     "threshold": 0.983,  # of when="epi"
+    "earliest": 0.0,  # share of the run before which a trigger does not fire
     "latest": 0.5,  # share of the run at which a trigger fires at the latest
     "shuffle": False,  # keep as many in each layer as the criterion says, chosen at random
     "n_batches": 8,  # scoring batches
@@ -128,6 +131,11 @@ class Recipe:
             "fate='shrink'": self.fate == "shrink"
             and self.criterion != "magnitude"
             and "it ranks by magnitude at every step.",
+            "perturbation='gate_l1'": self.perturbation == "gate_l1"
+            and self.driver != "tick_tock"
+            and "it needs driver='tick_tock'.",
+            f"driver={self.driver!r}": OF_UNITS.get(self.driver, self.structured) != self.structured
+            and f"it needs structured={not self.structured}.",
             "when='epi'": self.when == "epi" and not self.structured and "it compares counts of units.",
             "schedule='alternating'": self.schedule == "alternating" and self.fate != "revive" and "it needs fate='revive'.",
         }

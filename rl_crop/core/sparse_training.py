@@ -80,6 +80,7 @@ class SparseTraining:
 
     def start(self, subject: Subject) -> None:
         """Look at the run's beginning: what is trained, and the weights that triggers and criteria compare with."""
+        self.detach()
         graph, recipe = trace(subject, self.settings.ignore), self.recipe
         self.tensors, self.weights = subject.trained.tensors, Weights.of(subject, graph, self.settings.ignore)
         producers = {group.tensors("out")[0] for group in graph.groups.values()}
@@ -159,7 +160,7 @@ class SparseTraining:
             fires = self._trigger.check(self.plan(as_target(self.targets), batches()).widths_after)
         else:
             fires = self._trigger.check()
-        return when if fires else "latest" if progress >= latest else None
+        return when if fires and progress >= self.recipe.option("earliest") else "latest" if progress >= latest else None
 
     def _after_step(self, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
