@@ -91,7 +91,7 @@ def run_recipe(task: Task, recipe: Recipe | str, sparsity: float, seed: int = 0)
 
 def single(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningReport:
     """One run, with pruning at its beginning, within it or at its end."""
-    run, batches = _begun(task, recipe, sparsity, seed)
+    run, batches = begun(task, recipe, sparsity, seed)
     run.update(0.0, batches)
     task.train(1.0, lambda progress: run.update(progress, batches))
     return run.finish(batches)
@@ -110,7 +110,7 @@ def rounds(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningRep
     early = task.snapshot()
     for target in [*(1.0 - (1.0 - rate) ** done for done in range(1, n_rounds)), sparsity]:
         task.train(1.0 - rewind)
-        run, batches = _begun(task, replace(recipe, when=0.0, schedule="once"), target, seed)
+        run, batches = begun(task, replace(recipe, when=0.0, schedule="once"), target, seed)
         run.update(0.0, batches)
         task.restore(early)
         run.masks.apply()
@@ -123,7 +123,7 @@ def population(task: Task, recipe: Recipe, sparsity: float, seed: int) -> Prunin
     _refuse_units(recipe)
     start, fitness = task.snapshot(), {}
     for candidate in range(seed, seed + recipe.option("n_candidates")):
-        run, batches = _begun(task, recipe, sparsity, candidate)
+        run, batches = begun(task, recipe, sparsity, candidate)
         run.update(0.0, batches)
         task.train(recipe.option("trial"))
         fitness[candidate] = task.evaluate()
@@ -148,7 +148,8 @@ def resolve_recipe(recipe: Recipe | str) -> Recipe:
     return RECIPES[recipe]
 
 
-def _begun(task: Task, recipe: Recipe, sparsity: float, seed: int) -> tuple[SparseTraining, Callable[[], list[Any]]]:
+def begun(task: Task, recipe: Recipe, sparsity: float, seed: int) -> tuple[SparseTraining, Callable[[], list[Any]]]:
+    """:return: the engine of one run, which has not begun, and what makes its scoring batches."""
     return SparseTraining(recipe, sparsity, task.subject, seed), lambda: task.batches(recipe.option("n_batches"))
 
 

@@ -127,8 +127,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "imp": _weights("magnitude", driver="rounds", source="Frankle and Carbin, Lottery Ticket, ICLR 2019", in_rl=ROUNDS),
     "early_exits": _weights(
-        "magnitude", driver="phases", options={"n_rounds": 20}, source="Pruning early-exit networks, 2022",
-        in_rl="an agent has no exits: trunk and heads are the groups",
+        "magnitude", when=0.4, driver="phases", source="Pruning early-exit networks, 2022",
+        in_rl=f"an agent has no exits: its networks are the groups; {TRAINED}",
     ),
     "gbn": _units(
         "crop_gate", when=0.4, driver="tick_tock", perturbation="gate_l1", source="You et al., Gate Decorators, NeurIPS 2019",
