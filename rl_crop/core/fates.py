@@ -118,7 +118,7 @@ class Masked(Fate):
                         transaction.set_data(copy[name], value.clone())
                 among = None if recipe.fate == "revive" else masks.keep
                 masks.set({**masks.keep, **run.weights.select(scores, wanted, recipe.scope, among)}, transaction)
-            if recipe.regrow != "none":
+            if run.masks is not None and recipe.regrow != "none":
                 growth = run.weights.growth(recipe.regrow, subject, run.draw, masks.keep)
                 share = regrown_share(option("share"), option("share_end"), x)
                 masks.set(drop_and_grow(masks.keep, run.weights.magnitude(), growth, share), transaction)

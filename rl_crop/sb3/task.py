@@ -1,0 +1,178 @@
+"""An agent's training as a task: what the drivers of recipes train, judge, and bring back to an earlier state."""
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+
+from rl_crop.core.errors import PruningError
+from rl_crop.core.subject import Subject
+from rl_crop.sb3.adapters import describe
+from rl_crop.sb3.batches import as_samples
+from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches
+from rl_crop.sb3.networks import Hyperparameters
+from rl_crop.sb3.prune import unwrap
+from rl_crop.sb3.subject import algorithm_optimizers, policy_subject
+
+
+def agent_subject(model: BaseAlgorithm, batches: Sequence[Any]) -> Subject:
+    """
+    :param model: the agent.
+    :param batches: scoring batches, normalised as the policy sees them; none are needed where nothing looks at data.
+    :return: what the core plans, cuts and masks.
+    """
+    policy = unwrap(model.policy)
+    parts = describe(policy, Hyperparameters.of(model))
+    samples = [parts.prepare(as_samples(batch, policy.device)) for batch in batches]
+    return policy_subject(policy, parts, samples, parts.losses, (), None, model)
+
+
+class AgentTask:
+    """
+    A :class:`~rl_crop.core.drivers.Task`: ``rl_crop.run_recipe(AgentTask(model, 100_000), "ltr", 0.9)``.
+
+    Going back to a snapshot brings back weights, targets, optimizers, replay buffer, normalisation statistics, generators and
+    the number of timesteps; the environment starts a new episode and goes on with its own generator.
+
+    :param model: the agent, with an environment.
+    :param total_timesteps: of a whole run, on which learning-rate schedules depend; a driver may train for several.
+    :param eval_env: what :meth:`evaluate` plays in; drivers that compare candidates need it.
+    :param n_eval_episodes: how many episodes it plays.
+    :param batch_size: transitions in a scoring batch.
+    :param callback: further callbacks, at every part of training.
+    """
+
+    def __init__(
+        self,
+        model: BaseAlgorithm,
+        total_timesteps: int,
+        eval_env: GymEnv | None = None,
+        n_eval_episodes: int = 10,
+        batch_size: int = BATCH_SIZE,
+        callback: Sequence[BaseCallback] = (),
+    ) -> None:
+        self.agent, self.total_timesteps = model, total_timesteps
+        self.eval_env, self.n_eval_episodes = eval_env, n_eval_episodes
+        self.batch_size, self.callback = batch_size, list(callback)
+        self.end = model.num_timesteps + total_timesteps
+        self.memory = RolloutMemory(N_BATCHES * batch_size)
+
+    @property
+    def model(self) -> th.nn.Module:
+        """The policy, critics and targets included."""
+        return unwrap(self.agent.policy)
+
+    @property
+    def optimizers(self) -> Sequence[th.optim.Optimizer]:
+        """Of all networks."""
+        return algorithm_optimizers(self.agent)
+
+    def loss(self, model: th.nn.Module, batch: Any) -> th.Tensor:
+        """:return: the sum of the networks' objectives on a batch; ``model`` is the policy."""
+        parts = describe(unwrap(model), Hyperparameters.of(self.agent))
+        samples = parts.prepare(as_samples(batch, self.agent.device))
+        losses = [objective(samples) for objective in parts.losses.values() if objective is not None]
+        if not losses:
+            raise PruningError(f"{type(self.agent).__name__} is trained without a gradient.")
+        return th.stack([loss.reshape(()) for loss in losses]).sum()
+
+    def batches(self, n: int) -> list[Any]:
+        """:return: the latest rollouts or replay samples; where there are none, a rollout collected for the purpose."""
+        seed = int(self.agent.seed or 0) + self.agent.num_timesteps
+        if self.memory.parts:
+            return self.memory.batches(self.batch_size)[-n:]
+        return agent_batches(self.agent, n, self.batch_size, seed)
+
+    def subject(self, batches: Sequence[Any]) -> Subject:
+        """:return: actor, critic and extractor with their targets."""
+        return agent_subject(self.agent, batches)
+
+    def train(self, share: float = 1.0, after_step: Callable[[float], None] | None = None) -> None:
+        """Learn for a share of the run; ``after_step`` is called before every rollout, and at the end."""
+        steps = round(share * self.total_timesteps)
+        if steps:
+            self.agent.learn(steps, [_Between(self, steps, after_step), *self.callback], reset_num_timesteps=False)
+
+    def evaluate(self) -> float:
+        """
+        :return: the mean return of deterministic episodes.
+        :raises PruningError: there is no environment for it.
+        """
+        if self.eval_env is None:
+            raise PruningError("Candidates are compared by their returns: give AgentTask an eval_env.")
+        return float(np.mean(evaluate_policy(self.agent, self.eval_env, self.n_eval_episodes)[0]))
+
+    def snapshot(self) -> dict[str, Any]:
+        """:return: a copy of all that :meth:`restore` brings back."""
+        buffer: Any = getattr(self.agent, "replay_buffer", None)
+        normalize = self.agent.get_vec_normalize_env()
+        empty = type(buffer) in (ReplayBuffer, DictReplayBuffer) and buffer.size() == 0
+        statistics = () if normalize is None else ("obs_rms", "ret_rms")
+        state = {
+            "parameters": self.agent.get_parameters(),
+            "counters": {name: getattr(self.agent, name) for name in _COUNTERS if hasattr(self.agent, name)},
+            "buffer": None if empty else buffer,
+            "statistics": {name: getattr(normalize, name) for name in statistics if hasattr(normalize, name)},
+            "generators": (random.getstate(), np.random.get_state(), th.get_rng_state()),
+        }
+        return copy.deepcopy(state)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Bring back a snapshot; the networks must have the shapes of then."""
+        state = copy.deepcopy(state)
+        self.agent.set_parameters(state["parameters"])
+        for name, value in state["counters"].items():
+            setattr(self.agent, name, value)
+        if state["buffer"] is not None:
+            self.agent.replay_buffer = state["buffer"]  # type: ignore[attr-defined]
+        elif hasattr(self.agent, "replay_buffer"):
+            self.agent.replay_buffer.reset()
+        for name, value in state["statistics"].items():
+            setattr(self.agent.get_vec_normalize_env(), name, value)
+        random.setstate(state["generators"][0])
+        np.random.set_state(state["generators"][1])
+        th.set_rng_state(state["generators"][2])
+        self.agent._last_obs = None  # the next part of training begins with a new episode
+        self.memory.clear()
+
+
+_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls")
+
+
+class _Between(BaseCallback):
+    """Keeps rollouts for scoring, and calls a function between two of them."""
+
+    def __init__(self, task: AgentTask, steps: int, after_step: Callable[[float], None] | None) -> None:
+        super().__init__()
+        self.task, self.steps, self.after_step = task, steps, after_step
+
+    def _on_training_start(self) -> None:
+        self.begun = self.num_timesteps
+        self.model._total_timesteps = self.task.end  # schedules are of the whole run
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps > self.begun:
+            self._call((self.num_timesteps - self.begun) / self.steps)
+
+    def _on_rollout_end(self) -> None:
+        if isinstance(self.model, OnPolicyAlgorithm):
+            self.task.memory.add(self.model.rollout_buffer, int(self.model.seed or 0) + self.num_timesteps)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self._call(1.0)
+
+    def _call(self, progress: float) -> None:
+        if self.after_step is not None:
+            self.after_step(min(progress, 1.0))
