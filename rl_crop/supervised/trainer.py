@@ -106,10 +106,12 @@ class Trainer:
         """
         Train for a share of the run's steps, under a schedule of the learning rate of its own.
 
-        :param share: of a whole run; above 0.
+        :param share: of a whole run.
         :param after_step: called after every optimizer step with the share of this call that is done, in (0, 1].
         """
-        n_steps = max(1, round(share * self.n_steps))
+        n_steps = round(share * self.n_steps)
+        if not n_steps:
+            return
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate
         scheduler = None if self.make_scheduler is None else self.make_scheduler(self.optimizer, n_steps)

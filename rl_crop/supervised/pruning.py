@@ -1,0 +1,98 @@
+"""``pruning:`` of a configuration as a recipe; and networks that have a pruned one's widths from the start."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from rl_crop.core.allocation import Budget
+from rl_crop.core.errors import PruningError
+from rl_crop.core.plan import make_plan, trace
+from rl_crop.core.recipe import OPTIONS, Recipe
+from rl_crop.core.recipes import RECIPES
+from rl_crop.core.scoring import Saliency, Scoring
+from rl_crop.core.settings import Settings, check_sparsity
+from rl_crop.core.subject import Subject
+
+EARLY = Recipe(criterion="crop", when="lazy", compensation="least_squares", options={"earliest": 0.1, "latest": 0.3})
+"""What ``pruning:`` without a recipe starts from."""
+SCHEDULES = {"one_shot": {"schedule": "once"}, "iterative": {"schedule": "once", "inner": "halving"}}
+"""The callback's names of what a recipe says in two words."""
+
+
+def chosen_recipe(pruning: Mapping[str, Any]) -> tuple[Recipe, float]:
+    """
+    The recipe that ``pruning:`` asks for.
+
+    :param pruning: ``sparsity``; ``recipe``, a name in ``rl_crop.recipes`` (early pruning of units by default); and what is
+        changed in it: fields of :class:`~rl_crop.core.recipe.Recipe`, and its options.
+    :return: the recipe, and the sparsity (0.9 by default).
+    :raises PruningError: names the key that is unknown or wrong.
+    """
+    given = dict(pruning)
+    name, sparsity = given.pop("recipe", None), given.pop("sparsity", 0.9)
+    check_sparsity(sparsity)
+    if name is not None and name not in RECIPES:
+        raise PruningError(f"pruning.recipe={name!r} is not one of {sorted(RECIPES)}.")
+    base = EARLY if name is None else RECIPES[name]
+    if given.get("schedule") in SCHEDULES:
+        given |= SCHEDULES[given["schedule"]]
+    if given.get("structured") is False and base.structured:  # weights cannot be removed, and nothing repairs a mask
+        given = {"fate": "zero", "compensation": "none"} | given
+    options = {key: given.pop(key) for key in list(given) if key in OPTIONS}
+    unknown = sorted(set(given) - {field.name for field in fields(Recipe)})
+    if unknown:
+        raise PruningError(f"Unknown keys {unknown} in pruning: it has sparsity, recipe, and fields and options of a recipe.")
+    return replace(base, **given, options={**base.options, **given.get("options", {}), **options}), sparsity
+
+
+def layer_widths(model: nn.Module) -> dict[str, int]:
+    """:return: the outputs of every linear layer and convolution, by ``named_modules()`` name."""
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return {name: len(module.weight) for name, module in model.named_modules() if isinstance(module, layers)}
+
+
+def give_widths(subject: Subject, widths: Mapping[str, int], seed: int) -> None:
+    """
+    Make a network as small as a pruned one, with weights of its own: the small dense rival of a pruned network.
+
+    :param subject: a network of the widths before pruning; all that it knows is lost.
+    :param widths: outputs of its layers after it, see :func:`layer_widths`.
+    :param seed: of the initial weights.
+    :raises PruningError: the widths do not fit the network; nothing was changed.
+    """
+    graph = trace(subject)
+    kept = {}
+    for group in graph.groups.values():
+        positions = next(slot for slot in group.slots if slot.role == "out").index.shape[1]
+        kept[group.name] = widths.get(group.name, 0) // positions
+        if not 0 < kept[group.name] <= group.n_units:
+            raise PruningError(f"widths[{group.name!r}]={widths.get(group.name)} is not in 1..{group.n_units * positions}.")
+
+    def first_units(scoring: Scoring) -> Saliency:
+        return {group.name: (np.arange(group.n_units) < kept[group.name]).astype(float) for group in scoring.groups}
+
+    budget = Budget(graph, [name for network in subject.networks for name in network.parameters])
+    make_plan(subject, budget.sparsity(kept), Settings(first_units, compensation="none")).apply()
+    initialise(subject.root, seed)
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """
+    Draw all weights anew, for the sizes that layers have now.
+
+    :param model: whose layers have ``reset_parameters``.
+    :param seed: of torch's global generator.
+    """
+    th.manual_seed(seed)
+    for module in model.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+
+
+def weights_left(tensors: Sequence[th.Tensor]) -> int:
+    """:return: parameters that are not masked: all but the zeros of weights."""
+    return sum(int(tensor.count_nonzero()) if tensor.dim() > 1 else tensor.numel() for tensor in tensors)
