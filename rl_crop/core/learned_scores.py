@@ -58,7 +58,7 @@ def scored(
 
         return masked
 
-    with frozen(task.model.parameters()), computed(task.model, [(name, masked_by(name)) for name in weights]):
+    with frozen(task.model.parameters()), computed([task.model], [(w, masked_by(name)) for name, w in weights.items()]):
         with trained_along(task.optimizers, [(weight, scores[name]) for name, weight in weights.items()]):
             yield scores
 

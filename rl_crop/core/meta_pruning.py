@@ -21,7 +21,6 @@ from rl_crop.core.recipe import Recipe
 from rl_crop.core.report import PruningReport
 from rl_crop.core.rng import isolated_rng, undisturbed
 from rl_crop.core.scoring import Saliency, Scoring
-from rl_crop.core.units import UnitGraph
 
 STEPS, RATE, PENALTY, TEMPERATURE, ROWS = 300, 0.02, 2.0, 0.5, 256
 
@@ -60,7 +59,7 @@ class SetEncoder(nn.Module):
             return {name: logits.sigmoid() for name, logits in self(scoring.activations()).items()}
 
 
-def learn_encoder(task: Task, graph: UnitGraph, subsets: Sequence[Any], sparsity: float, seed: int) -> SetEncoder:
+def learn_encoder(task: Task, subsets: Sequence[Any], sparsity: float, seed: int) -> SetEncoder:
     """
     Learn what sets of observations need, with the weights as they are.
 
@@ -69,19 +68,20 @@ def learn_encoder(task: Task, graph: UnitGraph, subsets: Sequence[Any], sparsity
     misses it.
 
     :param task: whose model is to be pruned.
-    :param graph: its units.
     :param subsets: batches, each a set.
     :param sparsity: the share of units to drop.
     :param seed: of everything random.
     :return: the encoder.
     """
+    subject = task.subject(subsets[:1])
+    graph = trace(subject)
     groups = list(graph.groups.values())
     with isolated_rng(seed), undisturbed(task.model), frozen(task.model.parameters()):
         seen = [UnitActivations(task.subject([subset]), graph)() for subset in subsets]
         encoder = SetEncoder({group.name: group.n_units for group in groups})
         optimizer = th.optim.Adam(encoder.parameters(), lr=RATE)
         gates = {group.name: th.full((group.n_units,), 1.0 - sparsity) for group in groups}
-        with gated(task.model, groups, gates):
+        with gated(subject, groups, gates):
             with th.no_grad():
                 first = [float(task.loss(task.model, subset)) for subset in subsets]
             scale = max(abs(float(np.mean(first))), 1e-12)
@@ -106,7 +106,7 @@ def meta(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningRepor
     """
     task.train(before := float(recipe.when))
     subsets = task.batches(recipe.option("n_subsets"))
-    encoder = learn_encoder(task, trace(task.subject(subsets[:1])), subsets, sparsity, seed)
+    encoder = learn_encoder(task, subsets, sparsity, seed)
     engine, batches = begun(task, replace(recipe, when=0.0, criterion=encoder.criterion), sparsity, seed)
     engine.update(0.0, batches)
     task.train(1.0 - before)

@@ -1,7 +1,7 @@
 """Gates say what units are worth, trained alone and with the weights in turn (Gate Decorators, NeurIPS 2019)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +10,12 @@ import torch as th
 from torch.optim import Optimizer
 
 from rl_crop.core.drivers import DRIVERS, Task, begun
+from rl_crop.core.errors import PruningError
 from rl_crop.core.learned_scores import frozen
 from rl_crop.core.perturbation import gate_l1
 from rl_crop.core.plan import trace
 from rl_crop.core.recipe import Recipe
 from rl_crop.core.report import PruningReport
-from rl_crop.core.units import UnitGroup
 
 
 @contextmanager
@@ -51,10 +51,10 @@ def tick_tock(task: Task, recipe: Recipe, sparsity: float, seed: int) -> Pruning
     and gates are trained, with an L1 penalty on gates. Gates are folded into the weights before each cut and at the end.
     ``recipe.when`` is the share of the run before; the option ``choosing`` that of all ticks, the rest that of all tocks.
     """
-    scores: dict[str, np.ndarray] = {}
 
-    def groups() -> list[UnitGroup]:
-        return list(trace(task.subject(batches())).groups.values())
+    def gates(strength: float) -> AbstractContextManager[dict[str, th.Tensor]]:
+        subject = task.subject(batches())
+        return gate_l1(subject, list(trace(subject).groups.values()), strength)
 
     n_events = recipe.option("n_events")
     task.train(before := float(recipe.when))
@@ -65,11 +65,14 @@ def tick_tock(task: Task, recipe: Recipe, sparsity: float, seed: int) -> Pruning
     )  # fmt: skip
     engine, batches = begun(task, cuts, sparsity, seed)
     for event in range(n_events):
-        with frozen(task.model.parameters()), gate_l1(task.model, groups(), task.optimizers, 0.0) as gates:
-            with gate_scores(task.optimizers, gates) as scores:
-                task.train(ticks / n_events)
+        with frozen(task.model.parameters()), gates(0.0) as ticking, gate_scores(task.optimizers, ticking) as scores:
+            task.train(ticks / n_events)
+        if not any(score.any() for score in scores.values()):
+            raise PruningError(
+                "No gate was trained: give ticks a larger share of the run (choosing), or ask for fewer n_events."
+            )
         engine.update(event / (n_events - 1) if n_events > 1 else 1.0, batches)
-        with gate_l1(task.model, groups(), task.optimizers, recipe.option("l1")):
+        with gates(recipe.option("l1")):
             task.train((1.0 - before - ticks) / n_events)
     return engine.finish(batches)
 

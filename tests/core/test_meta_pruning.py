@@ -5,7 +5,6 @@ from torch import nn
 
 from rl_crop.core.drivers import DRIVERS
 from rl_crop.core.meta_pruning import SetEncoder, learn_encoder
-from rl_crop.core.plan import trace
 from rl_crop.core.prune import plan_pruning, prune_model
 from rl_crop.core.recipe import Recipe
 from tests.core.networks import mlp, mse
@@ -43,7 +42,7 @@ def test_the_encoder_keeps_what_the_subset_at_hand_needs(at_hand):
     model, data = contexts()
     mixed = [batch for pair in zip(data["first"], data["second"], strict=True) for batch in pair]
     task, before = SmallTask(model, mixed), state(model)
-    encoder = learn_encoder(task, trace(task.subject(mixed[:1])), mixed, 0.5, seed=0)
+    encoder = learn_encoder(task, mixed, 0.5, seed=0)
     assert same(before, state(model))
     new = contexts(seed=1)[1][at_hand]  # observations that it has not seen
     new = [(x, model(x).detach()) for x, _ in new]
@@ -62,7 +61,7 @@ def test_the_encoder_keeps_what_the_subset_at_hand_needs(at_hand):
 def test_the_share_that_the_encoder_keeps_is_near_what_was_asked_for():
     model, data = contexts()
     task = SmallTask(model, data["first"])
-    encoder = learn_encoder(task, trace(task.subject(data["first"][:1])), data["first"], 0.5, seed=0)
+    encoder = learn_encoder(task, data["first"], 0.5, seed=0)
     plan = plan_pruning(model, mse, data["first"], 0.5, criterion=encoder.criterion, compensation="none")
     assert abs(plan.scores["0"].mean() - 0.5) < 0.15 and 0 <= plan.scores["0"].min() and plan.scores["0"].max() <= 1
 

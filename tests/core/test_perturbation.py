@@ -5,14 +5,16 @@ import torch as th
 from torch import nn
 
 from rl_crop.core.perturbation import bridgeout, computed, gate_l1, gated
-from rl_crop.core.prune import plan_pruning
+from rl_crop.core.plan import trace
+from rl_crop.core.prune import module_subject
 from tests.core.networks import Residual, batches, cnn, mlp, mse, settled
 from tests.core.oracles import same, state
 
 
-def groups_of(model, data):
-    plan = plan_pruning(model, None, data, 0.3, criterion="magnitude", compensation="none")
-    return list(plan.graph.groups.values())
+def units_of(model, data, optimizers=(), mirrors=()):
+    """The model as a subject, and its groups of units."""
+    subject = module_subject(model, None, data, optimizers=optimizers, mirrors=mirrors)
+    return subject, list(trace(subject).groups.values())
 
 
 def traces(model):
@@ -22,7 +24,7 @@ def traces(model):
 def test_layers_compute_with_functions_while_parameters_stay():
     model, x = mlp((3, 4, 2)), th.randn(5, 3)
     before, marks = state(model), traces(model)
-    with computed(model, [("0.weight", lambda w, training: 2 * w), ("0.weight", lambda w, training: w + 1)]):
+    with computed([model], [(model[0].weight, lambda w, training: 2 * w), (model[0].weight, lambda w, training: w + 1)]):
         expected = model[2](th.tanh(x @ (2 * model[0].weight + 1).T + model[0].bias))
         assert th.allclose(model(x), expected)
         assert same(before, state(model)) and isinstance(model[0].weight, nn.Parameter)
@@ -87,11 +89,11 @@ def test_gates_fold_exactly_and_leave_the_same_parameters_to_the_optimizer(build
     model, shape, outputs = build()
     settled(model, shape)
     data = batches(shape, outputs)
-    groups = groups_of(model, data)
     optimizer = th.optim.Adam(model.parameters(), lr=0.05)
+    subject, groups = units_of(model, data, [optimizer])
     objects, marks = [id(p) for p in model.parameters()], traces(model)
     listed = [id(p) for p in optimizer.param_groups[0]["params"]]
-    with gate_l1(model, groups, [optimizer], 0.01) as gates:
+    with gate_l1(subject, groups, 0.01) as gates:
         for batch in data:
             optimizer.zero_grad()
             mse(model, batch).backward()
@@ -111,13 +113,14 @@ def test_a_gate_of_zero_is_a_unit_that_sends_nothing(build):
     model, shape, outputs = build()
     settled(model, shape).eval()
     data = batches(shape, outputs)
-    for group in groups_of(model, data):
+    subject, groups = units_of(model, data)
+    for group in groups:
         gates = {group.name: th.ones(group.n_units)}
         gates[group.name][1] = 0.0
         seen = {}
         module = dict(model.named_modules())[{"stem": "norm0"}.get(group.name, group.name)]
         handle = module.register_forward_hook(lambda layer, inputs, output, seen=seen: seen.update(out=output))
-        with gated(model, [group], gates), th.no_grad():
+        with gated(subject, [group], gates), th.no_grad():
             model(data[0][0])
         handle.remove()
         if group.name != "first":  # a layer before a norm is gated in the norm
@@ -133,7 +136,7 @@ def test_l1_drives_gates_of_useless_units_to_zero(optimizer, lr, strength):
     y = x.sum(1, keepdim=True).tanh()
     listening = [model[0].weight, model[0].bias]
     trained = optimizer(listening, lr=lr)
-    with gate_l1(model, groups_of(model, [(x, y)]), [trained], strength) as gates:
+    with gate_l1(*units_of(model, [(x, y)], [trained]), strength) as gates:
         for _ in range(60):
             trained.zero_grad()
             mse(model, (x, y)).backward()
@@ -141,3 +144,28 @@ def test_l1_drives_gates_of_useless_units_to_zero(optimizer, lr, strength):
         useless, useful = gates["0"][4:].detach().clone(), gates["0"][:4].detach().clone()
     assert (useless == 0).all() and useful.abs().max() > 0
     assert (model[0].weight[4:] == 0).all()
+
+
+def test_targets_compute_with_the_same_gates_and_get_them_folded_in():
+    model, data = mlp((3, 5, 2)), batches()
+    target = copy.deepcopy(model)
+    optimizer = th.optim.SGD(model.parameters(), lr=0.1)
+    expected = copy.deepcopy(model)
+    with gate_l1(*units_of(model, data, [optimizer], [target]), 0.1) as gates:
+        optimizer.zero_grad()
+        mse(model, data[0]).backward()
+        optimizer.step()
+        with th.no_grad():
+            for parameter in (expected[0].weight, expected[0].bias):
+                parameter.mul_(gates["0"].reshape(-1, *[1] * (parameter.dim() - 1)))
+        assert th.equal(target(data[0][0]), expected(data[0][0]))
+    assert all(th.equal(a, b) for a, b in zip(target.parameters(), expected.parameters(), strict=True))
+
+
+def test_tied_weights_are_computed_in_every_layer():
+    first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+    second.weight = first.weight
+    model, x = nn.Sequential(first, second), th.randn(5, 4)
+    expected = 4 * model(x)
+    with computed([model], [(first.weight, lambda w, training: 2 * w)]):
+        assert th.allclose(model(x), expected)

@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch as th
 
 from rl_crop.core.drivers import DRIVERS
+from rl_crop.core.errors import PruningError
 from rl_crop.core.perturbation import gate_l1
 from rl_crop.core.plan import trace
+from rl_crop.core.prune import module_subject
 from rl_crop.core.recipe import Recipe
 from rl_crop.core.tick_tock import gate_scores
 from tests.core.networks import batches, mlp, mse
@@ -27,9 +32,9 @@ def task_with_useless_units(width=12, useful=4):
 def test_scores_are_the_sums_of_gate_times_gradient():
     model, data = mlp((3, 6, 2)), batches()
     optimizer = th.optim.SGD(model.parameters(), lr=0.1)
-    groups = list(trace(SmallTask(model, data).subject(data)).groups.values())
+    subject = module_subject(model, mse, data, optimizers=[optimizer])
     expected = np.zeros(6)
-    with gate_l1(model, groups, [optimizer], 0.0) as gates, gate_scores([optimizer], gates) as scores:
+    with gate_l1(subject, list(trace(subject).groups.values()), 0.0) as gates, gate_scores([optimizer], gates) as scores:
         for batch in data:
             optimizer.zero_grad()
             mse(model, batch).backward()
@@ -81,3 +86,10 @@ def test_ticks_move_gates_and_no_weights_and_tocks_shrink_gates(monkeypatch):
     assert moved == [True, False, True, False, True, False, True]
     assert [len(gates) for gates in seen] == [0] + [1] * 6
     assert all((gates[0] != 1).all() for gates in seen[1:])
+
+
+def test_ticks_without_a_step_are_refused():
+    task = task_with_useless_units()
+    with pytest.raises(PruningError, match="No gate was trained"):
+        DRIVERS["tick_tock"](task, replace(GBN, options={"choosing": 0.0}), 0.5, 0)
+    assert task.model[0].out_features == 12
