@@ -103,7 +103,6 @@ def rounds(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningRep
 
     Option ``rate`` is the share, ``rewind`` the early time: 0 is initialisation.
     """
-    _refuse_units(recipe)
     rate, rewind = recipe.option("rate"), recipe.option("rewind")
     n_rounds = max(math.ceil(math.log(1.0 - sparsity) / math.log(1.0 - rate) - 1e-9), 1)
     task.train(rewind)
@@ -120,7 +119,6 @@ def rounds(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningRep
 
 def population(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningReport:
     """Several candidates from the same weights are each trained for a short time; the fittest is trained in full."""
-    _refuse_units(recipe)
     start, fitness = task.snapshot(), {}
     for candidate in range(seed, seed + recipe.option("n_candidates")):
         run, batches = begun(task, recipe, sparsity, candidate)
@@ -151,11 +149,6 @@ def resolve_recipe(recipe: Recipe | str) -> Recipe:
 def begun(task: Task, recipe: Recipe, sparsity: float, seed: int) -> tuple[SparseTraining, Callable[[], list[Any]]]:
     """:return: the engine of one run, which has not begun, and what makes its scoring batches."""
     return SparseTraining(recipe, sparsity, task.subject, seed), lambda: task.batches(recipe.option("n_batches"))
-
-
-def _refuse_units(recipe: Recipe) -> None:
-    if recipe.structured:
-        raise PruningError(f"driver={recipe.driver!r} goes back to earlier weights, so units must stay: use structured=False.")
 
 
 DRIVERS |= {"single": single, "rounds": rounds, "population": population}

@@ -19,8 +19,10 @@ FATES = ("removed", "zero", "revive", "shrink", "growing_l2")
 REGROW = ("none", "gradient", "random")
 PERTURBATIONS = ("none", "bridgeout", "gate_l1")
 DRIVERS = ("single", "rounds", "population", "phases", "tick_tock", "meta", "learned_scores")
-OF_UNITS = {"tick_tock": True, "meta": True, "phases": False, "learned_scores": False}
-"""Whether a driver prunes units or single weights, where it cannot do both."""
+OF_UNITS = {
+    "tick_tock": True, "meta": True, "phases": False, "learned_scores": False, "rounds": False, "population": False,
+}  # fmt: skip
+"""Whether a driver prunes units or single weights, where it cannot do both (what goes back to earlier weights must mask)."""
 
 OPTIONS: dict[str, Any] = {
     "n_events": 4,  # events of schedule="gradual"
@@ -119,24 +121,18 @@ class Recipe:
     def _contradictions(self) -> dict[str, bool | str]:
         masks = self.fate in ("zero", "revive", "shrink") or self.regrow != "none"
         moving = self.schedule in ("cubic", "alternating", "constant") and self.fate != "growing_l2"
+        units, gates = self.structured, self.perturbation == "gate_l1"
         regrows, lasts = self.regrow != "none", self.schedule in ("cubic", "constant")
         return {
-            "structured=True": self.structured
-            and (masks or moving)
-            and "units only go for good: at once, gradually, or by fate='growing_l2'.",
-            "structured=False": not self.structured and self.fate == "removed" and "weights are masked: use fate='zero'.",
-            f"scope={self.scope!r}": self.structured and self.scope in ("er", "erk") and "these densities are of weights.",
-            f"criterion={self.criterion!r}": not self.structured and self.criterion in BY_UNIT and "it ranks whole units.",
+            "structured=True": units and (masks or moving) and "units only go for good: by fate='removed' or 'growing_l2'.",
+            "structured=False": not units and self.fate == "removed" and "weights are masked: use fate='zero'.",
+            f"scope={self.scope!r}": units and self.scope in ("er", "erk") and "these densities are of weights.",
+            f"criterion={self.criterion!r}": not units and self.criterion in BY_UNIT and "it ranks whole units.",
             f"regrow={self.regrow!r}": regrows and not lasts and "it needs schedule='constant' or 'cubic'.",
-            "fate='shrink'": self.fate == "shrink"
-            and self.criterion != "magnitude"
-            and "it ranks by magnitude at every step.",
-            "perturbation='gate_l1'": self.perturbation == "gate_l1"
-            and self.driver != "tick_tock"
-            and "it needs driver='tick_tock'.",
-            f"driver={self.driver!r}": OF_UNITS.get(self.driver, self.structured) != self.structured
-            and f"it needs structured={not self.structured}.",
-            "when='epi'": self.when == "epi" and not self.structured and "it compares counts of units.",
+            "fate='shrink'": self.fate == "shrink" and self.criterion != "magnitude" and "it needs criterion='magnitude'.",
+            "perturbation='gate_l1'": gates and self.driver != "tick_tock" and "it needs driver='tick_tock'.",
+            f"driver={self.driver!r}": OF_UNITS.get(self.driver, units) != units and f"it needs structured={not units}.",
+            "when='epi'": self.when == "epi" and not units and "it compares counts of units.",
             "schedule='alternating'": self.schedule == "alternating" and self.fate != "revive" and "it needs fate='revive'.",
         }
 
