@@ -69,7 +69,8 @@ class MaskPlan(PruningPlan):
         subject = self.subject
         keep = dict(self.held) | {name: th.from_numpy(mask) for name, mask in self.keep.items()}
         release_masks([tensor for copy in subject.copies for tensor in copy.tensors.values()], transaction)
-        masks = Masks([copy.tensors for copy in subject.copies], keep, subject.optimizers)
+        modules = [] if subject.optimizers else [module for copy in subject.copies for module in copy.modules]
+        masks = Masks([copy.tensors for copy in subject.copies], keep, subject.optimizers, modules)
         masks.apply(transaction)
         transaction.call(masks.detach)
         masks.attach()

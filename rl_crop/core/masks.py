@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -59,17 +60,24 @@ class Masks:
     :param copies: parameters by name: the trained network's first, then targets and mirrors (which may lack some).
     :param keep: by parameter name, a boolean tensor of its shape.
     :param optimizers: those of all copies.
+    :param modules: for training without an optimizer: modules whose layers zero what is masked before every call, and before
+        they are saved; deep copies of them do so too.
     :raises PruningError: a mask does not fit its parameter, or an optimizer is LBFGS.
     """
 
     def __init__(
-        self, copies: Sequence[Mapping[str, th.Tensor]], keep: Keep, optimizers: Iterable[Optimizer] | Optimizer = ()
+        self,
+        copies: Sequence[Mapping[str, th.Tensor]],
+        keep: Keep,
+        optimizers: Iterable[Optimizer] | Optimizer = (),
+        modules: Iterable[nn.Module] = (),
     ) -> None:
         given = (optimizers,) if isinstance(optimizers, Optimizer) else optimizers
         self.optimizers = list({id(optimizer): optimizer for optimizer in given}.values())
         if any(isinstance(optimizer, th.optim.LBFGS) for optimizer in self.optimizers):
             raise PruningError("LBFGS moves all weights along one direction, which masks would bend: use another optimizer.")
         self.copies = [dict(copy) for copy in copies]
+        self.layers = list({id(layer): layer for module in modules for layer in module.modules()}.values())
         self._hold = _Hold()
         self._store(keep)
 
@@ -157,6 +165,12 @@ class Masks:
                 _HELD[tensor] = hold, name
                 if tensor.requires_grad and tensor.is_leaf:
                     hold.handles.append(tensor.register_post_accumulate_grad_hook(_GradientMask(hold, name)))
+        names = {id(copy[name]): name for copy in self.copies for name in hold.gone.keys() & copy.keys()}
+        for layer in self.layers:
+            own = {key: names[id(tensor)] for key, tensor in layer._parameters.items() if id(tensor) in names}
+            if own:
+                mask = _CallMask(hold, own)
+                hold.handles += [layer.register_forward_pre_hook(mask), layer.register_state_dict_pre_hook(mask)]
 
     def detach(self) -> None:
         """Hold nothing any longer; what is zero stays so until something changes it."""
@@ -198,6 +212,21 @@ class _GradientMask:
             _zero(parameter.grad, self.hold.gone[self.name])
 
 
+@dataclass(frozen=True)
+class _CallMask:
+    """Zeroes what is masked of one layer's parameters, each by the attribute it is in."""
+
+    hold: _Hold
+    names: Mapping[str, str]
+
+    def __call__(self, layer: nn.Module, *args: Any) -> None:
+        for key, name in self.names.items():
+            _zero(getattr(layer, key).data, self.hold.gone[name])
+
+    def __deepcopy__(self, memo: Any) -> "_CallMask":
+        return _CallMask(_Hold(self.hold.keep, self.hold.gone), self.names)
+
+
 def _zero(tensor: th.Tensor, gone: th.Tensor) -> None:
     with th.no_grad():
         tensor.masked_fill_(gone.to(tensor.device), 0)
@@ -236,7 +265,7 @@ def refuse_masked(tensors: Mapping[str, th.Tensor]) -> None:
     if held:
         raise PruningError(
             f"{held} are masked (structured=False): units are not cut out of masked weights. Let go of the masks first: "
-            f"rl_crop.core.masks.release_masks(model.parameters()) (of an agent: model.policy.parameters())."
+            f"rl_crop.core.masks.release_masks(model.parameters()), or of an agent rl_crop.sb3.masks.drop_masks(model)."
         )
 
 

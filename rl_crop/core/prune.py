@@ -45,7 +45,8 @@ def plan_pruning(
         Where ``loss`` is ``None``, the model is called on the batch, or on its first item if it is a tuple or list.
     :param sparsity: share of the prunable parameters to remove, in [0, 1).
     :param example_inputs: inputs of the model (a tensor, or a tuple of arguments); by default those that ``loss`` passes.
-    :param optimizers: whose state is cut along when the plan is applied; masks hold through their steps.
+    :param optimizers: whose state is cut along when the plan is applied. Masks hold through their steps; without any, before
+        every call of the module.
     :param mirrors: modules of the same structure (an averaged copy, a target) cut at the same indices.
     :param settings: see :class:`~rl_crop.core.settings.Settings`.
     :return: the plan.

@@ -18,9 +18,10 @@ from rl_crop.core.steps import apply_steps, step_targets
 from rl_crop.sb3.best_models import keep_dense_best
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches, first_data, replay_batches
 from rl_crop.sb3.history import History
+from rl_crop.sb3.masks import restore_masks
 from rl_crop.sb3.prune import check_criterion, plan_policy_pruning, prunable_parameters, target_by_network
 from rl_crop.sb3.random_search import between_updates, no_longer, refuse_workers
-from rl_crop.sb3.timing import Timetable
+from rl_crop.sb3.timing import Timetable, structure
 from rl_crop.sb3.watch_state import WatchState
 
 
@@ -47,6 +48,7 @@ class PruningCallback(BaseCallback):
     :param budget: ``"params"``, ``"flops"`` or ``"units"``.
     :param compensation: ``"none"``, ``"bias"``, ``"least_squares"`` or ``"distill"``.
     :param min_units: units that stay in every layer.
+    :param structured: whether units are removed, or single weights masked (which makes nothing faster).
     :param schedule: ``"one_shot"``; ``"iterative"`` (steps within one event, scored anew at each); ``"gradual"``
         (``n_events`` events from ``when`` until ``until``, with training between them).
     :param n_events: number of events of a gradual schedule.
@@ -71,6 +73,7 @@ class PruningCallback(BaseCallback):
         budget: str = "params",
         compensation: str = "least_squares",
         min_units: int = 1,
+        structured: bool = True,
         schedule: str = "one_shot",
         n_events: int = 4,
         n_batches: int = N_BATCHES,
@@ -88,6 +91,7 @@ class PruningCallback(BaseCallback):
         self.networks = networks
         self.settings: dict[str, Any] = {
             "criterion": criterion, "scope": scope, "budget": budget, "compensation": compensation, "min_units": min_units,
+            "structured": structured,
         }  # fmt: skip
         self.schedule = schedule
         self.n_events = n_events if schedule == "gradual" else 1
@@ -113,12 +117,14 @@ class PruningCallback(BaseCallback):
         refuse_workers(self.locals)
         self.memory = RolloutMemory(self.n_batches * self.batch_size)
         self._seed = int(self.seed if self.seed is not None else (self.model.seed or 0))
-        watched = prunable_parameters(self.model)
+        restore_masks(self.model)
+        structured = self.settings["structured"]
+        watched = prunable_parameters(self.model, structured)
         given = target_by_network(self.sparsity, self.networks)
         own = frozenset(given if isinstance(given, Mapping) else watched)
         about = {"criterion": Settings(**self.settings).criterion_name, "when": self.when, "sparsity": given}
         about |= {"schedule": self.schedule, "n_events": self.n_events}
-        self._history, self._state = History(self.model, own), WatchState(self.model, own, self.settings | about)
+        self._history, self._state = History(self.model, own, structured), WatchState(self.model, own, self.settings | about)
         timetable = Timetable(
             self.when, self.until, self.earliest, self.latest, self.n_events, self.model._total_timesteps,
             first_data(self.model, self.batch_size), self._history.events,
@@ -205,7 +211,7 @@ class PruningCallback(BaseCallback):
         if regular:
             self._next_check = now + timetable.interval(self._on_policy)
         watching = timetable.first is None
-        due = timetable.check(now, lambda: self._proposal().widths_after, regular)
+        due = timetable.check(now, lambda: structure(self._proposal()), regular)
         if watching and regular:
             for name, value in timetable.readings().items():
                 self.logger.record(f"pruning/{name}", value)
@@ -260,7 +266,8 @@ class PruningCallback(BaseCallback):
         """What an event removes of the network as it is now, given what earlier events removed."""
         assert self.timetable is not None
         given = target_by_network(self.sparsity, self.networks)
-        return self.timetable.targets(event, given, self._history.reached, self.settings["scope"] == "global")
+        reached = self._history.reached if self.settings["structured"] else {}  # masks count what is masked already
+        return self.timetable.targets(event, given, reached, self.settings["scope"] == "global")
 
     def _plan_for(self, target: Any, **changed: Any) -> PruningPlan:
         settings = self.settings | {"seed": self._seed + self._event()} | changed

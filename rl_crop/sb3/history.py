@@ -20,10 +20,11 @@ class History:
 
     :param model: the agent.
     :param networks: what the callback prunes.
+    :param structured: whether it removes units, or masks weights.
     """
 
-    def __init__(self, model: BaseAlgorithm, networks: frozenset[str]) -> None:
-        self.model, self.networks = model, networks
+    def __init__(self, model: BaseAlgorithm, networks: frozenset[str], structured: bool = True) -> None:
+        self.model, self.networks, self.structured = model, networks, structured
 
     @property
     def n_cuts(self) -> int:
@@ -32,8 +33,9 @@ class History:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """Events of the same networks."""
-        own = [entry for entry in getattr(self.model, "pruning_history", []) if entry.get("source") == SOURCE]
+        """Events of the same kind and networks."""
+        past = [entry for entry in getattr(self.model, "pruning_history", []) if entry.get("source") == SOURCE]
+        own = [entry for entry in past if entry.get("structured", True) == self.structured]
         return [entry for entry in own if self.networks & set(entry.get("networks", self.networks))]
 
     @property
@@ -52,7 +54,7 @@ class History:
         remaining = {name: 1.0 - share for name, share in self.reached.items()}
         for plan in plans:
             for name, share in plan.budget_sparsity.items():
-                remaining[name] = remaining.get(name, 1.0) * (1.0 - share)
+                remaining[name] = (remaining.get(name, 1.0) if self.structured else 1.0) * (1.0 - share)
         reached = {name: 1.0 - share for name, share in remaining.items()}
         remember(self.model, report, source=SOURCE, networks=sorted(self.networks), reached=reached, **facts)
 
@@ -64,13 +66,14 @@ class History:
         """
         last, logger = self.events[-1], self.model.logger
         names = [item.name for item in fields(PruningReport)]
-        report = merge_reports([PruningReport(**{name: event[name] for name in names}) for event in self.events])
+        facts = [{name: event[name] for name in names if name in event} for event in self.events]
+        report = merge_reports([PruningReport(**known) for known in facts])
         logger.record("pruning/sparsity", report.sparsity["total"])
         logger.record("pruning/n_params", report.n_params_after)
         logger.record("pruning/flops", report.flops_after)
         logger.record("pruning/seconds", last["seconds"])
         for name, (_, after) in report.widths.items():
-            logger.record(f"pruning/units/{name}", after)
+            logger.record(f"pruning/{'units' if self.structured else 'weights'}/{name}", after)
         if printed:
             gone = ", ".join(f"{name} {share:.1%}" for name, share in last["reached"].items())
             print(f"Pruned at {last['timesteps']:,} steps ({last['decided_by']}); gone in all: {gone}")

@@ -9,12 +9,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from rl_crop.core.criteria import SPANNING
+from rl_crop.core.elements import element_weights
 from rl_crop.core.errors import PruningError
+from rl_crop.core.mask_plan import make_mask_plan
+from rl_crop.core.masks import attached_masks, pack
 from rl_crop.core.plan import PruningPlan, make_plan, trace
 from rl_crop.core.report import PruningReport
 from rl_crop.core.scoring import GRADIENT_FREE
 from rl_crop.core.settings import Settings, Target, check_sparsity
 from rl_crop.core.steps import apply_steps, step_targets
+from rl_crop.core.units import named_tensors
 from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.batches import as_samples
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches
@@ -40,7 +44,7 @@ def plan_policy_pruning(
     **settings: Any,
 ) -> PruningPlan:
     """
-    Score, rank and allocate the units of an agent's networks; changes nothing.
+    Score, rank and allocate the units (or, with ``structured=False``, the weights) of an agent's networks; changes nothing.
 
     Where an algorithm holds less than one batch, a rollout is collected, which moves its environment on. Applied, the plan is
     recorded in ``model.pruning_history``.
@@ -83,7 +87,7 @@ def plan_policy_pruning(
     subject = policy_subject(policy, parts, samples, losses, mirrors or (), optimizers, model)
     if model is not None:
         subject = replace(subject, applied=lambda report: remember(model, report, source="plan_policy_pruning"))
-    return make_plan(subject, targets, chosen)
+    return (make_plan if chosen.structured else make_mask_plan)(subject, targets, chosen)
 
 
 def prune_policy(
@@ -95,7 +99,7 @@ def prune_policy(
     The event is added to ``model.pruning_history``, which travels in the saved zip.
 
     :param schedule: ``"one_shot"``, or ``"iterative"``: in seven steps, scored anew at each on the same data.
-    :return: the report. Networks, targets and optimizer state have been cut in place.
+    :return: the report. Networks, targets and optimizer state have been cut, or masked, in place.
     :raises PruningError: nothing was changed.
     """
     targets = step_targets(sparsity, schedule)
@@ -108,17 +112,25 @@ def prune_policy(
 
 
 def remember(model: BaseAlgorithm, report: PruningReport, **facts: Any) -> None:
-    """Add an event to ``model.pruning_history``, a plain list of plain dictionaries."""
+    """
+    Add an event to ``model.pruning_history``, a plain list of plain dictionaries.
+
+    The last one holds the masks of the policy, targets included, under ``"masks"``, where there are any.
+    """
     entry = {"timesteps": int(model.num_timesteps), **facts, **report.to_dict()}
-    model.pruning_history = [*getattr(model, "pruning_history", []), entry]  # type: ignore[attr-defined]
+    masks = attached_masks(named_tensors(unwrap(model.policy)))
+    past = [{key: value for key, value in event.items() if key != "masks"} for event in getattr(model, "pruning_history", [])]
+    model.pruning_history = [*past, entry | ({"masks": pack(masks)} if masks else {})]  # type: ignore[attr-defined]
 
 
-def prunable_parameters(model: BaseAlgorithm) -> dict[str, list[th.Tensor]]:
-    """:return: by network, the parameters in which its units lie (targets not counted)."""
+def prunable_parameters(model: BaseAlgorithm, structured: bool = True) -> dict[str, list[th.Tensor]]:
+    """:return: by network, the parameters in which its units lie, or the weights that can be masked (targets not counted)."""
     policy = unwrap(model.policy)
     parts = describe(policy)
     subject = policy_subject(policy, parts, (), parts.losses, (), None, model)
     graph = trace(subject)
+    if not structured:
+        return {name: list(weights.values()) for name, weights in element_weights(subject, graph).items()}
     sliced = {slot.tensor for group in graph.groups.values() for slot in group.slots}
     found = {net.name: [subject.trained.tensors[name] for name in sorted(net.parameters & sliced)] for net in subject.networks}
     return {name: tensors for name, tensors in found.items() if tensors}

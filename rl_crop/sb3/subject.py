@@ -79,7 +79,7 @@ def policy_subject(
             rewrite_sizes(transaction, mirror, mirror_parts, None)
 
     found = [*(algorithm_optimizers(model) if model is not None else ()), *(optimizers or ())]
-    found += [optimizer for owner in (policy, *mirrors) for optimizer in _own_optimizers(owner)]
+    found += [optimizer for owner in (policy, *mirrors) for optimizer in own_optimizers(owner)]
     return Subject(
         policy,
         networks,
@@ -150,6 +150,7 @@ def _parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:
     return list(part.parameters()) if isinstance(part, nn.Module) else [part]
 
 
-def _own_optimizers(policy: BasePolicy) -> list[th.optim.Optimizer]:
+def own_optimizers(policy: BasePolicy) -> list[th.optim.Optimizer]:
+    """:return: every optimizer that the policy's modules hold."""
     found = [getattr(part, "optimizer", None) for part in policy.modules()]
     return [optimizer for optimizer in found if isinstance(optimizer, th.optim.Optimizer)]

@@ -7,6 +7,7 @@ from typing import Any
 import torch as th
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.plan import PruningPlan
 from rl_crop.core.schedules import gradual_sparsities, relative_sparsity
 from rl_crop.core.settings import Target
 from rl_crop.core.triggers import EarlyPruningIndicator, LazyTrigger
@@ -15,6 +16,11 @@ TRIGGERS = ("lazy", "epi")
 CHECKS = 200
 """Checks of an off-policy run; an on-policy run is checked after every rollout."""
 MIN_INTERVAL = 250
+
+
+def structure(plan: PruningPlan) -> dict[str, int]:
+    """:return: what a plan keeps of every layer it was to choose from: outputs, or weights."""
+    return {name: int(kept.sum()) if kept.dtype == bool else len(kept) for name, kept in plan.keep.items()}
 
 
 class Timetable:
