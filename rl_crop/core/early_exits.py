@@ -1,6 +1,6 @@
 """Networks with several exits, and pruning them group by group ("Pruning Early-Exit Networks", 2022)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,6 @@ from rl_crop.core.schedules import gradual_sparsities
 from rl_crop.core.sparse_training import SparseTraining
 from rl_crop.core.subject import Subject
 
-Compare = Callable[[th.Tensor, th.Tensor], th.Tensor]
-
 
 class MultiExit(nn.Module):
     """
@@ -32,12 +30,12 @@ class MultiExit(nn.Module):
         self.stages, self.exits = nn.ModuleList(stages), nn.ModuleList(exits)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        """:return: the logits of every exit, shape (exits, observations, classes)."""
+        """:return: the logits of every exit, shape (observations, exits, classes)."""
         outputs = []
         for stage, leave in zip(self.stages, self.exits, strict=True):
             x = stage(x)
             outputs.append(leave(x))
-        return th.stack(outputs)
+        return th.stack(outputs, 1)
 
     @th.no_grad()
     def predict(self, x: th.Tensor, confidence: float) -> tuple[th.Tensor, th.Tensor]:
@@ -58,11 +56,6 @@ class MultiExit(nn.Module):
         rows, answers, exits = (th.cat(parts) for parts in zip(*pieces, strict=True))
         order = rows.argsort()
         return answers[order], exits[order]
-
-
-def over_exits(compare: Compare) -> Compare:
-    """:return: the mean of a loss or a measure over the exits of a :class:`MultiExit`."""
-    return lambda outputs, targets: th.stack([compare(output, targets) for output in outputs]).mean()
 
 
 def in_groups(subject: Subject, prefixes: Sequence[str]) -> Subject:

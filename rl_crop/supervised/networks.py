@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch as th
 from torch import nn
 
+from rl_crop.core.early_exits import MultiExit
 from rl_crop.core.errors import PruningError
 from rl_crop.supervised.convnets import resnet18, resnext, vgg16
 from rl_crop.supervised.language import character_gru, character_transformer
@@ -53,6 +54,28 @@ def cnn(
         layers += [_activation(activation), nn.MaxPool2d(2)]
         before, height, width = after, height // 2, width // 2
     return nn.Sequential(*layers, nn.Flatten(), *_hidden(before * height * width, widths, activation, False, n_outputs))
+
+
+def early_exit_cnn(
+    input_shape: Shape, n_outputs: int, channels: Sequence[int] = (32, 64), activation: str = "ReLU", normalised: bool = True
+) -> nn.Module:
+    """
+    The convolutions of :func:`cnn`, each with an exit: the mean over pixels, and a linear layer.
+
+    :param input_shape: channels, height and width.
+    :param n_outputs: outputs of each exit.
+    :param channels: of the convolutions.
+    :param activation: name of a class of ``torch.nn``.
+    :param normalised: whether a BatchNorm follows each convolution.
+    :return: the network; it returns (observations, exits, outputs).
+    """
+    before, stages, exits = input_shape[0], [], []
+    for after in channels:
+        norm = [nn.BatchNorm2d(after)] if normalised else []
+        stages.append(nn.Sequential(nn.Conv2d(before, after, 3, padding=1), *norm, _activation(activation), nn.MaxPool2d(2)))
+        exits.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(after, n_outputs)))
+        before = after
+    return MultiExit(stages, exits)
 
 
 class FourierFeatures(nn.Module):
@@ -115,6 +138,6 @@ def _activation(name: str) -> nn.Module:
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     function.__name__: function
-    for function in (mlp, cnn, coordinate, resnet18, vgg16, resnext, character_transformer, character_gru)
+    for function in (mlp, cnn, early_exit_cnn, coordinate, resnet18, vgg16, resnext, character_transformer, character_gru)
 }
 """Networks by name."""

@@ -25,17 +25,22 @@ class Objective:
 
 def cross_entropy(outputs: th.Tensor, targets: th.Tensor, label_smoothing: float = 0.0) -> th.Tensor:
     """
-    :param outputs: logits, shape (..., classes).
+    :param outputs: logits, shape (..., classes), or (..., exits, classes) of a network with several exits.
     :param targets: classes, shape (...).
     :param label_smoothing: share of the target spread over all classes.
-    :return: the mean, in nats.
+    :return: the mean, over exits too, in nats.
     """
-    return F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), label_smoothing=label_smoothing)
+    classes = _for_every_exit(outputs, targets).flatten()
+    return F.cross_entropy(outputs.flatten(0, -2), classes, label_smoothing=label_smoothing)
 
 
 def accuracy(outputs: th.Tensor, targets: th.Tensor) -> th.Tensor:
-    """:return: the share of targets that are the largest output."""
-    return (outputs.argmax(-1) == targets).double().mean()
+    """:return: the share of targets that are the largest output; the mean over exits where there are several."""
+    return (outputs.argmax(-1) == _for_every_exit(outputs, targets)).double().mean()
+
+
+def _for_every_exit(outputs: th.Tensor, targets: th.Tensor) -> th.Tensor:
+    return targets.reshape(*targets.shape, *[1] * (outputs.dim() - 1 - targets.dim())).expand(outputs.shape[:-1])
 
 
 def explained_variance(outputs: th.Tensor, targets: th.Tensor) -> th.Tensor:

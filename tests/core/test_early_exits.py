@@ -5,10 +5,11 @@ from torch import nn
 
 from rl_crop.core.densities import n_kept
 from rl_crop.core.drivers import DRIVERS
-from rl_crop.core.early_exits import MultiExit, in_groups, over_exits
+from rl_crop.core.early_exits import MultiExit, in_groups
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import prune_model
 from rl_crop.core.recipe import Recipe
+from rl_crop.supervised.objectives import accuracy, cross_entropy
 from tests.core.networks import mlp
 from tests.core.oracles import n_params
 from tests.core.tasks import SmallTask
@@ -29,19 +30,21 @@ def blobs(n=90):
 
 
 def loss(model, batch):
-    return over_exits(F.cross_entropy)(model(batch[0]), batch[1])
+    return cross_entropy(model(batch[0]), batch[1])
 
 
 def test_every_exit_learns_and_the_loss_is_their_mean():
     model, data = network(), [blobs(), blobs()]
     task = SmallTask(model, data, loss, steps=100)
     logits = model(data[0][0])
-    assert logits.shape == (2, 90, 3)
-    both = [F.cross_entropy(exit_, data[0][1]) for exit_ in logits]
+    assert logits.shape == (90, 2, 3)
+    both = [F.cross_entropy(exit_, data[0][1]) for exit_ in logits.unbind(1)]
     assert th.isclose(loss(model, data[0]), (both[0] + both[1]) / 2)
+    right = [(exit_.argmax(-1) == data[0][1]).double().mean() for exit_ in logits.unbind(1)]
+    assert th.isclose(accuracy(logits, data[0][1]), (right[0] + right[1]) / 2)
     task.train()
     x, y = blobs()
-    assert all((exit_.argmax(-1) == y).double().mean() > 0.95 for exit_ in model(x))
+    assert all((exit_.argmax(-1) == y).double().mean() > 0.95 for exit_ in model(x).unbind(1))
 
 
 def test_predictions_leave_at_the_first_exit_that_is_sure():
@@ -50,9 +53,9 @@ def test_predictions_leave_at_the_first_exit_that_is_sure():
     for confidence in (0.0, 0.4, 0.45, 1.1):
         answers, exits = model.predict(x, confidence)
         for row in range(40):
-            first = logits[0, row].softmax(-1).max() >= confidence
+            first = logits[row, 0].softmax(-1).max() >= confidence
             assert int(exits[row]) == (0 if first else 1)
-            assert th.allclose(answers[row], logits[int(exits[row]), row], rtol=1e-12)
+            assert th.allclose(answers[row], logits[row, int(exits[row])], rtol=1e-12)
     assert (model.predict(x, 0.0)[1] == 0).all() and (model.predict(x, 1.1)[1] == 1).all()
 
 
@@ -60,7 +63,7 @@ def test_later_stages_see_only_what_is_left():
     model, (x, _) = network(), blobs(40)
     seen = []
     model.stages[1].register_forward_pre_hook(lambda layer, inputs: seen.append(len(inputs[0])))
-    exits = model.predict(x, model(x)[0].softmax(-1).amax(-1).median().item())[1]
+    exits = model.predict(x, model(x)[:, 0].softmax(-1).amax(-1).median().item())[1]
     assert seen == [40, int((exits == 1).sum())] and 0 < seen[1] < 40
 
 
@@ -92,7 +95,7 @@ def test_phases_prune_group_after_group_to_the_exact_total(monkeypatch):
         rounds = [round_[name] for round_ in phase]
         assert sorted(rounds) == rounds and len(set(rounds)) == 4 and abs(rounds[-1] - 0.83) < 0.02
         assert {round_["exits" if name == "stages" else "stages"] for round_ in phase} == {other}
-    assert all((exit_.argmax(-1) == task.data[0][1]).double().mean() > 0.9 for exit_ in task.model(task.data[0][0]))
+    assert all((exit_.argmax(-1) == task.data[0][1]).double().mean() > 0.9 for exit_ in task.model(task.data[0][0]).unbind(1))
 
 
 def test_without_groups_the_networks_of_the_task_are_the_phases():
@@ -117,6 +120,6 @@ def test_units_of_a_network_with_exits_can_be_cut():
     report = prune_model(model, loss, data, 0.5)
     assert (
         n_params(model) < before
-        and model(data[0][0]).shape == (2, 90, 3)
+        and model(data[0][0]).shape == (90, 2, 3)
         and report.widths.keys() == {"stages.0.0", "stages.1.0"}
     )

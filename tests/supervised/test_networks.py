@@ -12,6 +12,7 @@ from tests.core.oracles import MaskedTwin
 CASES = {
     "mlp": ("mlp", (6,), 3, {"widths": [12, 10], "normalised": True}, "classification"),
     "cnn": ("cnn", (1, 8, 8), 4, {"channels": [6, 8], "widths": [10]}, "classification"),
+    "early_exit_cnn": ("early_exit_cnn", (1, 8, 8), 4, {"channels": [6, 8]}, "classification"),
     "resnet18": ("resnet18", (3, 16, 16), 5, {"width": 4}, "classification"),
     "vgg16": ("vgg16", (3, 32, 32), 5, {"width": 2}, "classification"),
     "resnext": ("resnext", (3, 8, 8), 5, {"width": 4, "n_groups": 2, "group_width": 4, "blocks": [2, 1]}, "classification"),
