@@ -29,7 +29,7 @@ class _Hold:
     """What hooks share; it refers to no parameter, so that a network which is no longer used is freed."""
 
     keep: dict[str, th.Tensor] = field(default_factory=dict)
-    gone: dict[str, th.Tensor] = field(default_factory=dict)
+    bits: dict[str, th.Tensor] = field(default_factory=dict)  # the masks as integers, all ones where kept
     handles: list[RemovableHandle] = field(default_factory=list)
     attached: bool = False
 
@@ -96,19 +96,20 @@ class Masks:
             for copy in self.copies[:1] + [copy for copy in self.copies[1:] if name in copy]:
                 if name not in copy:
                     raise PruningError(f"There is a mask for {name!r}, which is no parameter of the model.")
-                if mask.dtype != th.bool or mask.shape != copy[name].shape:
+                shape, given = tuple(copy[name].shape), tuple(mask.shape)
+                if mask.dtype != th.bool or given != shape:
                     raise PruningError(
-                        f"The mask of {name!r} must be boolean, of shape {tuple(copy[name].shape)}: it is {mask.dtype} of "
-                        f"shape {tuple(mask.shape)}."
+                        f"The mask of {name!r} must be boolean, of shape {shape}: it is {mask.dtype} of shape {given}."
                     )
-        kept = {name: mask.detach().to(self.copies[0][name].device, copy=True) for name, mask in keep.items()}
-        self._hold.keep, self._hold.gone = kept, {name: ~mask for name, mask in kept.items()}
+        first = self.copies[0] if keep else {}
+        self._hold.keep = {name: mask.detach().to(first[name].device, copy=True) for name, mask in keep.items()}
+        self._hold.bits = {name: -mask.to(_integer(first[name])) for name, mask in self._hold.keep.items()}
 
     @property
     def sparsity(self) -> float:
         """The share of the elements of all masks that is masked."""
         total = sum(mask.numel() for mask in self.keep.values())
-        return sum(int(mask.sum()) for mask in self._hold.gone.values()) / total if total else 0.0
+        return 1.0 - sum(int(mask.sum()) for mask in self.keep.values()) / total if total else 0.0
 
     def set(self, keep: Keep, transaction: Transaction | None = None) -> None:
         """
@@ -137,20 +138,21 @@ class Masks:
         :param transaction: one that undoes it; then the gradients of changed tensors are dropped. Else it happens in place.
         """
         for copy in self.copies:
-            for name in self._hold.gone.keys() & copy.keys():
-                tensor, gone = copy[name], self._hold.gone[name].to(copy[name].device)
+            for name in self.keep.keys() & copy.keys():
+                tensor, gone = copy[name], ~self.keep[name].to(copy[name].device)
                 if transaction is not None:
                     transaction.set_data(tensor, tensor.data.masked_fill(gone, 0))
-                else:
-                    _zero(tensor.data, gone)
-                    if tensor.grad is not None:
-                        _zero(tensor.grad, gone)
+                    continue
+                for values in (tensor.data, tensor.grad):
+                    if values is not None:
+                        values.masked_fill_(gone, 0)
         for optimizer in self.optimizers:
-            for state, key, value, gone in self._moments(optimizer):
+            for state, key, value, name in self._moments(optimizer):
+                gone = ~self.keep[name].to(value.device)
                 if transaction is not None:
                     transaction.set_item(state, key, value.masked_fill(gone, 0))
                 else:
-                    _zero(value, gone)
+                    value.masked_fill_(gone, 0)
 
     def attach(self) -> None:
         """From now on, what is masked is zero after every step of every optimizer, and so are gradients after a backward."""
@@ -160,12 +162,12 @@ class Masks:
         hold.attached = True
         hold.handles = [optimizer.register_step_post_hook(self._after_step) for optimizer in self.optimizers]
         for copy in self.copies:
-            for name in hold.gone.keys() & copy.keys():
+            for name in hold.keep.keys() & copy.keys():
                 tensor = copy[name]
                 _HELD[tensor] = hold, name
                 if tensor.requires_grad and tensor.is_leaf:
                     hold.handles.append(tensor.register_post_accumulate_grad_hook(_GradientMask(hold, name)))
-        names = {id(copy[name]): name for copy in self.copies for name in hold.gone.keys() & copy.keys()}
+        names = {id(copy[name]): name for copy in self.copies for name in hold.keep.keys() & copy.keys()}
         for layer in self.layers:
             own = {key: names[id(tensor)] for key, tensor in layer._parameters.items() if id(tensor) in names}
             if own:
@@ -179,24 +181,21 @@ class Masks:
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for copy in self.copies:
-            for name, gone in self._hold.gone.items():
+            for name, bits in self._hold.bits.items():
                 if name in copy and id(copy[name]) in stepped:
-                    _zero(copy[name].data, gone)
-        for *_, value, gone in self._moments(optimizer):
-            _zero(value, gone)
+                    _clear(copy[name].data, bits)
+        for *_, value, name in self._moments(optimizer):
+            _clear(value, self._hold.bits[name])
 
-    def _moments(self, optimizer: Optimizer) -> list[tuple[dict[str, Any], str, th.Tensor, th.Tensor]]:
-        """:return: (state of a parameter, key, tensor, what is masked of it) for all state of the shape of its parameter."""
+    def _moments(self, optimizer: Optimizer) -> list[tuple[dict[str, Any], str, th.Tensor, str]]:
+        """:return: (state of a parameter, key, tensor, name of the parameter) for all state of its parameter's shape."""
         found = []
         for copy in self.copies:
-            for name in self._hold.gone.keys() & copy.keys():
+            for name in self.keep.keys() & copy.keys():
                 if copy[name] in optimizer.state:
-                    state = optimizer.state[copy[name]]
-                    found += [
-                        (state, key, value, self._hold.gone[name].to(value.device))
-                        for key, value in state.items()
-                        if isinstance(value, th.Tensor) and value.shape == copy[name].shape and value.dim() > 0
-                    ]
+                    state, shape = optimizer.state[copy[name]], copy[name].shape
+                    values = [(key, value) for key, value in state.items() if isinstance(value, th.Tensor)]
+                    found += [(state, key, value, name) for key, value in values if value.shape == shape and value.dim() > 0]
         return found
 
 
@@ -209,7 +208,7 @@ class _GradientMask:
 
     def __call__(self, parameter: th.Tensor) -> None:
         if parameter.grad is not None:
-            _zero(parameter.grad, self.hold.gone[self.name])
+            _clear(parameter.grad, self.hold.bits[self.name])
 
 
 @dataclass(frozen=True)
@@ -221,15 +220,20 @@ class _CallMask:
 
     def __call__(self, layer: nn.Module, *args: Any) -> None:
         for key, name in self.names.items():
-            _zero(getattr(layer, key).data, self.hold.gone[name])
+            _clear(getattr(layer, key).data, self.hold.bits[name])
 
     def __deepcopy__(self, memo: Any) -> "_CallMask":
-        return _CallMask(_Hold(self.hold.keep, self.hold.gone), self.names)
+        return _CallMask(_Hold(self.hold.keep, self.hold.bits), self.names)
 
 
-def _zero(tensor: th.Tensor, gone: th.Tensor) -> None:
+def _integer(tensor: th.Tensor) -> th.dtype:
+    return {1: th.int8, 2: th.int16, 4: th.int32, 8: th.int64}[tensor.element_size()]
+
+
+def _clear(tensor: th.Tensor, bits: th.Tensor) -> None:
+    # An AND of bits is as fast as a product, many times faster than masked_fill, and zeroes NaN too (Adam's 0 / 0).
     with th.no_grad():
-        tensor.masked_fill_(gone.to(tensor.device), 0)
+        tensor.view(_integer(tensor)).bitwise_and_(bits.to(tensor.device, _integer(tensor)))
 
 
 def attached_masks(tensors: Mapping[str, th.Tensor]) -> dict[str, th.Tensor]:
@@ -271,13 +275,8 @@ def refuse_masked(tensors: Mapping[str, th.Tensor]) -> None:
 
 def pack(keep: Keep) -> dict[str, dict[str, Any]]:
     """:return: the masks, JSON-ready: by name the shape, and the bits (row by row, first bit highest) in base64."""
-    return {
-        name: {
-            "shape": list(mask.shape),
-            "bits": base64.b64encode(np.packbits(mask.detach().cpu().numpy().ravel()).tobytes()).decode("ascii"),
-        }
-        for name, mask in keep.items()
-    }
+    bits = {name: base64.b64encode(np.packbits(mask.detach().cpu().numpy().ravel())) for name, mask in keep.items()}
+    return {name: {"shape": list(mask.shape), "bits": bits[name].decode("ascii")} for name, mask in keep.items()}
 
 
 def unpack(packed: Mapping[str, Mapping[str, Any]]) -> dict[str, th.Tensor]:

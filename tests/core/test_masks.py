@@ -25,6 +25,7 @@ OPTIMIZERS = {
     "rmsprop": lambda p: th.optim.RMSprop(p, 0.05, momentum=0.9, centered=True),
     "adagrad": lambda p: th.optim.Adagrad(p, 0.05),
     "nadam": lambda p: th.optim.NAdam(p, 0.05),
+    "fused adam": lambda p: th.optim.Adam(p, 0.05, fused=True),
 }
 
 
@@ -107,6 +108,50 @@ def test_targets_and_mirrors_are_masked_and_follow():
     with th.no_grad():
         target[0].weight.lerp_(model[0].weight, 0.1)
     assert not target[0].weight[~keep["0.weight"]].any()
+
+
+def test_a_weight_that_is_no_number_is_masked_all_the_same():
+    model = mlp()
+    keep = {"0.weight": th.ones(5, 3, dtype=th.bool)}
+    keep["0.weight"][0, 0] = False
+    with th.no_grad():
+        model[0].weight[0, 0] = th.nan
+    Masks([dict(model.named_parameters())], keep).apply()
+    assert model[0].weight[0, 0] == 0 and model[0].weight[1:].all()
+
+
+@pytest.mark.parametrize("dtype", [th.float16, th.bfloat16, th.float32])
+def test_masks_are_of_any_precision(dtype):
+    model, x = mlp().to(dtype), th.ones(4, 3, dtype=dtype)
+    optimizer, keep = th.optim.Adam(model.parameters(), 0.1), half(model)
+    masks = Masks([dict(model.named_parameters())], keep, optimizer)
+    masks.apply()
+    masks.attach()
+    model(x).float().square().sum().backward()
+    optimizer.step()
+    for name, mask in keep.items():
+        weight = model.get_parameter(name)
+        assert weight.dtype == dtype and not weight[~mask].any() and weight[mask].any()
+
+
+def test_without_an_optimizer_masks_hold_at_every_call_and_when_saved():
+    model, keep = mlp(), half(mlp())
+    masks = Masks([dict(model.named_parameters())], keep, modules=[model])
+    masks.attach()
+    candidate = copy.deepcopy(model)  # as random search makes them
+    for network in (model, candidate):
+        for act in (lambda: network(th.ones(2, 3)), network.state_dict):  # noqa: B023
+            with th.no_grad():
+                for parameter in network.parameters():
+                    parameter.fill_(1.0)
+            act()
+            assert all(th.equal(network.get_parameter(name), mask.double()) for name, mask in keep.items())
+            assert network[0].bias.all()
+    masks.detach()
+    with th.no_grad():
+        model[0].weight.fill_(1.0)
+    model(th.ones(2, 3))
+    assert model[0].weight.all()
 
 
 def test_what_comes_back_starts_at_zero_with_fresh_moments():
