@@ -116,6 +116,8 @@ def main(args: Args) -> None:
     print(f"{result['metric']}: {result['test']:.4f} on the test set, {result['validation']:.4f} in validation")
     print(f"Parameters {result['n_params']:,} ({result['n_params_left']:,} not masked), FLOPs {result['flops']:,}")
     print("Widths: " + ", ".join(f"{name} {width}" for name, width in result["widths"].items()))
+    for step, n_params in result["cuts"]:
+        print(f"Cut after {step} of {result['n_steps']} optimizer steps: {n_params:,} parameters left")
     seconds = result["seconds"]
     print(f"Training took {seconds['train']:.1f} s, pruning {seconds['prune']:.1f} s\n\nThe report is {path}")
     if result["report"] is not None:

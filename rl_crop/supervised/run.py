@@ -30,7 +30,8 @@ def run(
         :func:`~rl_crop.supervised.pruning.give_widths`.
     :param data: the data set, where it has been loaded already.
     :return: the result, ready for JSON. ``metric`` names what ``validation`` and ``test`` measure (higher is better);
-        ``seconds.prune`` is all that the recipe took beside optimizer steps.
+        ``cuts`` are pairs of optimizer steps and the parameters left then; ``seconds.prune`` is all that the recipe took
+        beside optimizer steps.
     :raises PruningError: the configuration cannot be run.
     """
     recipe = None if config.pruning is None else chosen_recipe(config.pruning)  # what can fail early
@@ -52,13 +53,14 @@ def run(
         "metric": trainer.objective.name,
         "validation": trainer.evaluate(),
         "test": trainer.measure(data.test),
-        "n_params": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "n_params": trainer.n_params,
         "n_params_left": weights_left(list(trainer.model.parameters())),
         "flops": flops(trainer),
         "flops_before": flops_before,
         "widths": layer_widths(trainer.model),
         "report": None if report is None else report.to_dict(),
         "n_steps": trainer.n_done,
+        "cuts": trainer.cuts,
         "seconds": {
             "train": trainer.seconds,
             "train_cpu": trainer.cpu_seconds,

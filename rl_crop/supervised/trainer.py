@@ -45,7 +45,8 @@ class Trainer:
     :param num_workers: processes that read ahead.
     :raises PruningError: the precision is not known, or there is less than one batch.
 
-    ``seconds`` and ``cpu_seconds`` are what optimizer steps have taken so far, ``n_done`` is their number.
+    ``seconds`` and ``cpu_seconds`` are what optimizer steps have taken so far, ``n_done`` is their number, and ``cuts`` are
+    pairs (optimizer steps, parameters left), one for each time units went between two of them.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Trainer:
         self.n_steps = n_epochs * len(self.loader)
         self.seconds = self.cpu_seconds = 0.0
         self.n_done = 0
+        self.cuts: list[tuple[int, int]] = []
         self._scoring = th.Generator().manual_seed(seed + 1)
         self._rates = [group["lr"] for group in optimizer.param_groups]
 
@@ -82,6 +84,11 @@ class Trainer:
     def optimizers(self) -> Sequence[th.optim.Optimizer]:
         """The optimizer."""
         return (self.optimizer,)
+
+    @property
+    def n_params(self) -> int:
+        """Parameters of the model as it is now."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def device(self) -> th.device:
@@ -124,7 +131,10 @@ class Trainer:
             self.seconds += time.perf_counter() - start
             self.cpu_seconds += time.process_time() - cpu_start
             if after_step is not None:
+                before = self.n_params
                 after_step(done / n_steps)
+                if self.n_params != before:
+                    self.cuts.append((self.n_done, self.n_params))
 
     def evaluate(self) -> float:
         """:return: the measure on the validation set; higher is better."""

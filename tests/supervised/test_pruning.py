@@ -90,7 +90,7 @@ def test_a_run_reports_what_it_did(data):
     n_before = sum(parameter.numel() for parameter in trainer.model.parameters())
     assert SupervisedConfig.from_dict(result["config"]) == config
     assert result["metric"] == "accuracy" and 0.1 < result["test"] <= 1 and 0.1 < result["validation"] <= 1
-    assert result["n_steps"] == trainer.n_steps == 32
+    assert result["n_steps"] == trainer.n_steps == 32 and result["cuts"] == [[8, result["n_params"]]]
     assert result["report"]["n_params_before"] == n_before and result["report"]["sparsity"]["total"] >= 0.7
     assert result["n_params"] == result["n_params_left"] == result["report"]["n_params_after"] < n_before
     assert (result["flops_before"], result["flops"]) == (result["report"]["flops_before"], result["report"]["flops_after"])
