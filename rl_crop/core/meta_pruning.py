@@ -1,5 +1,5 @@
 """
-An encoder of sets of observations says which units a set needs; it is learned over many sets (STAMP, 2021).
+An encoder of sets of observations says which units a set needs; it is learned over many sets (STAMP, 2020).
 
 Given observations that it has not seen, it prunes for them in one forward pass.
 """

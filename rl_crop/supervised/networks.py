@@ -60,7 +60,7 @@ def early_exit_cnn(
     input_shape: Shape, n_outputs: int, channels: Sequence[int] = (32, 64), activation: str = "ReLU", normalised: bool = True
 ) -> nn.Module:
     """
-    The convolutions of :func:`cnn`, each with an exit: the mean over pixels, and a linear layer.
+    The convolutions of :func:`cnn`, each with an exit: means over quarters of the picture, and a linear layer.
 
     :param input_shape: channels, height and width.
     :param n_outputs: outputs of each exit.
@@ -73,7 +73,7 @@ def early_exit_cnn(
     for after in channels:
         norm = [nn.BatchNorm2d(after)] if normalised else []
         stages.append(nn.Sequential(nn.Conv2d(before, after, 3, padding=1), *norm, _activation(activation), nn.MaxPool2d(2)))
-        exits.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(after, n_outputs)))
+        exits.append(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * after, n_outputs)))
         before = after
     return MultiExit(stages, exits)
 

@@ -65,6 +65,7 @@ def test_bridgeout_is_off_in_eval_mode_and_gone_afterwards():
         model[0].weight.data.copy_(before[0, "0.weight", "data"])
         model.zero_grad()
         assert th.equal(model.eval()(data[0][0]), expected)
+        mlp((3, 6, 2)).load_state_dict(model.state_dict())  # a checkpoint in between is an ordinary one
         model.train()
     assert same(before, state(model)) and traces(model) == marks and th.equal(model(data[0][0]), expected)
 
