@@ -11,6 +11,7 @@ NOISY = "a mini-batch gradient of RL is mostly noise: average many batches"
 LAZY = "a step of 1 - sparsity is one that every actor takes at once: PruningCallback uses when='lazy' instead"
 AT_0 = "at the start there is no data: on-policy the first rollout decides, off-policy the replay at learning_starts"
 MASKED = "nothing runs faster; masks change at rollouts, at least 250 (on-policy) or 1000 (off-policy) optimizer steps apart"
+EPI = "the thresholds were set on images; PruningCallback compares proposals by magnitude, at 0.983"
 ROUNDS = "every round is a whole training run: run_recipe with a task, no callback"
 TRAINED = "there is no trained net to start from: half the run trains one"
 WHAT_NOT = "What to prune and what not to prune at initialization, 2022"
@@ -32,8 +33,8 @@ def _dynamic(regrow: str, **parts: Any) -> Recipe:
 
 def _growing(**options: Any) -> Recipe:
     return _units(
-        "filter_l1", scope="layer", schedule="constant", when=0.5, until=0.9, fate="growing_l2", options=options,
-        source="Wang et al., Neural Pruning via Growing Regularization, ICLR 2021", in_rl=TRAINED,
+        "filter_l1", scope="layer", schedule="constant", when=0.5, until=0.9, fate="growing_l2",
+        options={"every": 5, **options}, source="Wang et al., Growing Regularization, ICLR 2021", in_rl=TRAINED,
     )  # fmt: skip
 
 
@@ -104,11 +105,11 @@ RECIPES: dict[str, Recipe] = {
         in_rl="under Adam the shrinking is coupled to the learning rate, as in any task",
     ),
     "pat_magnitude": _units(
-        "unit_norm", when="epi", source="Shen et al., When to Prune?, CVPR 2022", in_rl="the threshold was set on images"
+        "unit_norm", when="epi", source="Shen et al., When to Prune?, CVPR 2022", in_rl=EPI
     ),
     "pat_taylor": _units(
         "taylor", when="epi", options={"threshold": 0.944}, source="Shen et al., When to Prune?, CVPR 2022",
-        in_rl=f"the threshold was set on images; {NOISY}",
+        in_rl=f"{EPI}; {NOISY}",
     ),
     "greg_1": _growing(),
     "greg_2": _growing(first_ceiling=1e-3),

@@ -60,7 +60,8 @@ class SparseTraining:
     ) -> None:
         check_sparsity(sparsity)
         self.recipe, self.sparsity, self.subject_of, self.seed = recipe, sparsity, subject_of, seed
-        self.every = max(recipe.option("every"), min_interval)
+        moves = recipe.fate not in ("shrink", "growing_l2")  # they change a factor, and no mask
+        self.every = max(recipe.option("every"), min_interval if moves else 0)
         criterion = shuffled(resolve_criterion(recipe.criterion)) if recipe.option("shuffle") else recipe.criterion
         scope = recipe.scope if recipe.structured else "network"
         self.settings = Settings(criterion, scope, compensation=recipe.compensation, seed=seed, **settings)
@@ -153,7 +154,7 @@ class SparseTraining:
         when, latest = self.recipe.when, self.recipe.option("latest")
         if not isinstance(when, str):
             return "fixed" if progress >= when else None
-        if progress < min(self._next_check, latest):
+        if progress < min(self._next_check - 1e-9, latest):
             return None
         self._next_check = progress + 1.0 / CHECKS
         if when == "epi":
@@ -210,5 +211,5 @@ class SparseTraining:
             self._trigger.load_state_dict(state["trigger"])
         for name in self._STATE:
             setattr(self, name, state[name])
-        self._steps, self.initial = {0: state["steps"]}, dict(state["initial"])
+        self._steps, self.initial = {id(each): state["steps"] for each in subject.optimizers}, dict(state["initial"])
         self.fate.load_state_dict(state["fate"], subject)

@@ -12,15 +12,18 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan
+from rl_crop.core.recipe import Recipe
 from rl_crop.core.schedules import SCHEDULES
 from rl_crop.core.settings import Settings, Target, check_choices, check_counts
 from rl_crop.core.steps import apply_steps, step_targets
 from rl_crop.sb3.best_models import keep_dense_best
-from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches, first_data, replay_batches
+from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, first_data
 from rl_crop.sb3.history import History
 from rl_crop.sb3.masks import restore_masks
 from rl_crop.sb3.prune import check_criterion, plan_policy_pruning, prunable_parameters, target_by_network
 from rl_crop.sb3.random_search import between_updates, no_longer, refuse_workers
+from rl_crop.sb3.recipe_run import RecipeRun, with_recipe
+from rl_crop.sb3.scoring import training_batches
 from rl_crop.sb3.timing import Timetable, structure
 from rl_crop.sb3.watch_state import WatchState
 
@@ -54,16 +57,20 @@ class PruningCallback(BaseCallback):
     :param n_events: number of events of a gradual schedule.
     :param n_batches: number of scoring batches.
     :param batch_size: transitions in each.
-    :param when: ``"lazy"`` (the weights have entered the lazy regime), ``"epi"`` (the proposed widths are stable), a
-        float in [0, 1) as a share of the training budget, or an int of at least 1 in timesteps.
+    :param when: ``"lazy"`` (the weights have entered the lazy regime), ``"epi"`` (the proposed widths are stable),
+        ``"distance"`` (the paper's rule) or ``"distance_released"`` (the released code's), a float in [0, 1) as a share of the
+        training budget, or an int of at least 1 in timesteps.
     :param until: when the last event of a gradual schedule comes; units as for ``when``.
-    :param earliest: ``"lazy"`` and ``"epi"`` cut at this time at the earliest; same units.
-    :param latest: ``"lazy"`` and ``"epi"`` cut at this time at the latest; same units.
+    :param earliest: a trigger cuts at this time at the earliest; same units.
+    :param latest: a trigger cuts at this time at the latest; same units.
     :param seed: of everything random; the model's own by default.
+    :param recipe: one of ``rl_crop.recipes``, by name: it decides what is not given. Masks that move while the agent trains
+        change between rollouts, at least 250 (on-policy) or 1000 (off-policy) optimizer steps apart.
     :param on_error: what happens when the event is impossible until ``latest``: ``"raise"`` or ``"warn"``.
     :param verbose: 0 prints nothing, 1 the report of the (last) event.
     """
 
+    @with_recipe
     def __init__(
         self,
         sparsity: float | Mapping[str, float] = 0.9,
@@ -83,12 +90,12 @@ class PruningCallback(BaseCallback):
         earliest: float | int = 0.1,
         latest: float | int = 0.3,
         seed: int | None = None,
+        recipe: str | Recipe | None = None,
         on_error: str = "raise",
         verbose: int = 1,
     ) -> None:
         super().__init__(verbose)
-        self.sparsity = sparsity
-        self.networks = networks
+        self.sparsity, self.networks = sparsity, networks
         self.settings: dict[str, Any] = {
             "criterion": criterion, "scope": scope, "budget": budget, "compensation": compensation, "min_units": min_units,
             "structured": structured,
@@ -97,8 +104,8 @@ class PruningCallback(BaseCallback):
         self.n_events = n_events if schedule == "gradual" else 1
         self.n_batches, self.batch_size = n_batches, batch_size
         self.when, self.until, self.earliest, self.latest = when, until, earliest, latest
-        self.seed = seed
-        self.on_error = on_error
+        self.seed, self.recipe, self.on_error = seed, recipe, on_error
+        self._run: RecipeRun | None = None
         self.memory = RolloutMemory(0)
         self.timetable: Timetable | None = None
         self._plan: PruningPlan | None = None
@@ -115,9 +122,14 @@ class PruningCallback(BaseCallback):
         self._next_check = self._retry_at = 0
         self._check_arguments()
         refuse_workers(self.locals)
+        self._on_policy, self._off_policy = (isinstance(self.model, kind) for kind in (OnPolicyAlgorithm, OffPolicyAlgorithm))
         self.memory = RolloutMemory(self.n_batches * self.batch_size)
         self._seed = int(self.seed if self.seed is not None else (self.model.seed or 0))
         restore_masks(self.model)
+        self._run = None
+        if isinstance(self.recipe, Recipe):
+            self._run = RecipeRun(self, self.recipe)
+            return
         structured = self.settings["structured"]
         watched = prunable_parameters(self.model, structured)
         given = target_by_network(self.sparsity, self.networks)
@@ -137,7 +149,7 @@ class PruningCallback(BaseCallback):
         # A plan that needs no data shows whether networks and sparsity are possible.
         self._proposal()
         check_criterion(self.model, self.settings["criterion"])
-        timetable.watch({name: tensors for name, tensors in watched.items() if name in own})
+        timetable.watch({name: tensors for name, tensors in watched.items() if name in own}, given, structured)
         if not hasattr(self.model, "pruning_history"):
             self.model.pruning_history = []  # type: ignore[attr-defined]
         recorded = self._state.restore(timetable, self.memory)
@@ -162,21 +174,17 @@ class PruningCallback(BaseCallback):
         check_choices({"schedule": (self.schedule, SCHEDULES), "on_error": (self.on_error, ("raise", "warn"))})
         check_counts({name: getattr(self, name) for name in ("n_events", "n_batches", "batch_size")})
 
-    @property
-    def _on_policy(self) -> bool:
-        return isinstance(self.model, OnPolicyAlgorithm)
-
-    @property
-    def _off_policy(self) -> bool:
-        return isinstance(self.model, OffPolicyAlgorithm)
-
     def _on_rollout_start(self) -> None:
+        if self._run is not None:
+            return self._run.look()
         if self._off_policy:
             self._look()
         if self._plan is not None:
             self._attempt(self._cut)
 
     def _on_rollout_end(self) -> None:
+        if self._run is not None:
+            return self._run.rollout_end()
         if self._off_policy:
             return
         if self._on_policy and self.timetable is not None and not self.timetable.finished:
@@ -192,6 +200,8 @@ class PruningCallback(BaseCallback):
     def _on_training_end(self) -> None:
         """An event still pending happens now; of a gradual schedule, all that is left at once."""
         no_longer(self.model)
+        if self._run is not None:
+            return self._run.end()
         if self.timetable is not None and not self.timetable.finished:
             if self._plan is None or self._event() < self.n_events - 1:
                 self.timetable.finish()
@@ -238,22 +248,11 @@ class PruningCallback(BaseCallback):
 
     def _prepare(self, scores: Mapping[str, th.Tensor] | None = None, at_end: bool = False) -> None:
         """Score and plan (of an iterative event, the first step), or plan with the scores of an earlier part of the run."""
-        self._batches = self._data(at_end)
+        sizes = self.n_batches, self.batch_size
+        self._batches = training_batches(self.model, self.memory, *sizes, self._seed, at_end)
         plan = self._plan_for(self._step_targets()[0], **({} if scores is None else {"criterion": lambda scoring: scores}))
         self._plan = replace(plan, settings=replace(plan.settings, criterion=self.settings["criterion"]))
         self._planned_at = self._history.n_cuts
-
-    def _data(self, at_end: bool) -> list[Any]:
-        if self._on_policy and at_end and not self.memory.parts:  # training stopped before the end of a rollout
-            return agent_batches(self.model, self.n_batches, self.batch_size, self._seed)
-        if self._on_policy:
-            return self.memory.batches(self.batch_size)
-        learning_starts = getattr(self.model, "learning_starts", 0)
-        if self.num_timesteps < learning_starts:
-            raise PruningError(f"learning has not started: train for more than learning_starts={learning_starts:,} steps.")
-        if not isinstance(self.model, OffPolicyAlgorithm):  # it keeps no data
-            return agent_batches(self.model, self.n_batches, self.batch_size, self._seed)
-        return replay_batches(self.model, self.n_batches, self.batch_size, self._seed + self.num_timesteps)
 
     def _event(self) -> int:
         assert self.timetable is not None

@@ -10,9 +10,9 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan
 from rl_crop.core.schedules import gradual_sparsities, relative_sparsity
 from rl_crop.core.settings import Target
-from rl_crop.core.triggers import EarlyPruningIndicator, LazyTrigger
+from rl_crop.core.triggers import DistanceTrigger, EarlyPruningIndicator, LazyTrigger, weight_trigger
 
-TRIGGERS = ("lazy", "epi")
+TRIGGERS = ("lazy", "epi", "distance", "distance_released")
 CHECKS = 200
 """Checks of an off-policy run; an on-policy run is checked after every rollout."""
 MIN_INTERVAL = 250
@@ -27,7 +27,7 @@ class Timetable:
     """
     The times of one or several events.
 
-    :param when: ``"lazy"``, ``"epi"``, a share of the budget (float in [0, 1)) or timesteps (int of at least 1).
+    :param when: the name of a trigger, a share of the budget (float in [0, 1)) or timesteps (int of at least 1).
     :param until: time of the last of several events.
     :param earliest: no event before.
     :param latest: a trigger fires at this time at the latest.
@@ -70,7 +70,7 @@ class Timetable:
         self._every = max(MIN_INTERVAL, budget // CHECKS)
         self._given_up = False
         self._settled_early = False
-        self._lazy: LazyTrigger | None = None
+        self._weights: LazyTrigger | DistanceTrigger | None = None
         self._indicator = EarlyPruningIndicator()
 
     def steps(self, name: str, time: float) -> int:
@@ -82,10 +82,10 @@ class Timetable:
             )
         return time if isinstance(time, int) else round(time * self.budget)
 
-    def watch(self, parameters: Mapping[str, Sequence[th.Tensor]]) -> None:
-        """Start to watch these parameters, by network, where a trigger needs it."""
-        if self.rule == "lazy" and self.first is None:
-            self._lazy = LazyTrigger(parameters)
+    def watch(self, parameters: Mapping[str, Sequence[th.Tensor]], sparsity: Target = 0.9, structured: bool = True) -> None:
+        """Start to watch these parameters, by network, where a trigger needs it; the rest is for distances."""
+        if self.rule not in ("fixed", "epi") and self.first is None:
+            self._weights = weight_trigger(self.rule, parameters, sparsity, structured)
 
     @property
     def finished(self) -> bool:
@@ -118,8 +118,8 @@ class Timetable:
         return now >= self._due()
 
     def _fires(self, now: int, propose: Callable[[], Mapping[str, int]]) -> bool:
-        if self._lazy is not None:
-            return self._lazy.check()
+        if self._weights is not None:
+            return self._weights.check()
         # Before there is data nothing is trained, and all proposals are the same.
         return now > self.not_before and self._indicator.check(propose())
 
@@ -137,10 +137,11 @@ class Timetable:
 
     def readings(self) -> dict[str, float]:
         """:return: what the trigger sees, for the log."""
-        if self._lazy is None:
+        if self._weights is None:
             return {"epi": self._indicator.value} if self.rule == "epi" else {}
-        values = {f"distance/{name}": value for name, value in self._lazy.distance.items()}
-        return values | {f"ratio/{name}": value for name, value in self._lazy.ratio.items()}
+        values = {f"distance/{name}": value for name, value in self._weights.distance.items()}
+        ratio = self._weights.ratio if isinstance(self._weights, LazyTrigger) else {}
+        return values | {f"ratio/{name}": value for name, value in ratio.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """
@@ -150,7 +151,7 @@ class Timetable:
         names = ("first", "decided_by", "_every", "_given_up", "_settled_early")
         state: dict[str, Any] = {name.lstrip("_"): getattr(self, name) for name in names}
         if self.first is None:
-            state["trigger"] = (self._indicator if self._lazy is None else self._lazy).state_dict()
+            state["trigger"] = (self._indicator if self._weights is None else self._weights).state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -161,7 +162,7 @@ class Timetable:
         :raises PruningError: a trigger watched other networks or shapes; nothing was changed.
         """
         if "trigger" in state and self.first is None:
-            (self._indicator if self._lazy is None else self._lazy).load_state_dict(state["trigger"])
+            (self._indicator if self._weights is None else self._weights).load_state_dict(state["trigger"])
         if "trigger" not in state and self.rule != "fixed":
             self.first, self.decided_by = state["first"], state["decided_by"]
         self._every, self._given_up, self._settled_early = state["every"], state["given_up"], state["settled_early"]

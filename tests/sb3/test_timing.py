@@ -22,7 +22,7 @@ class Rule:
 
 def timetable(when="lazy", earliest=0.1, latest=0.5, n_events=1, until=0.9, fires=(), **keywords):
     table = Timetable(when, until, earliest, latest, n_events, 1000, **keywords)
-    table._lazy = Rule(*fires) if when == "lazy" else None
+    table._weights = Rule(*fires) if when == "lazy" else None
     return table
 
 
