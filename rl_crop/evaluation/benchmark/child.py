@@ -1,0 +1,58 @@
+"""
+A process of its own that trains one agent, to see what it takes to hold and train it.
+
+Reads what to do as JSON from standard input and writes the result as JSON to standard output; see :mod:`.memory`.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch as th
+
+from rl_crop.evaluation.benchmark.learners import build_agent, gradient_steps
+from rl_crop.evaluation.benchmark.options import Options
+
+
+def resident_peak() -> int:
+    """:return: the most bytes this process has had in memory"""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def allow(budget: int) -> None:
+    """
+    Let this process allocate no more than so many further bytes (Linux).
+
+    :param budget: bytes
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    held = 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmData:"))
+    resource.setrlimit(resource.RLIMIT_DATA, (held + budget, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def train(job: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param job: ``algo``, ``arch``, ``steps``, ``options`` (``batch_size``, ``data`` and environments), and ``budget`` in bytes
+        or ``None``
+    :return: whether it fits, and the peak beyond what a tiny agent of the same kind takes
+    """
+    th.set_num_threads(1)
+    options, cpu = Options(**job["options"]), th.device("cpu")
+    gradient_steps(build_agent(job["algo"], [2, 2], options, cpu), options.batch_size)(job["steps"])  # libraries settle
+    before = resident_peak()
+    if job["budget"] is not None:
+        allow(job["budget"])
+    try:
+        gradient_steps(build_agent(job["algo"], job["arch"], options, cpu), options.batch_size)(job["steps"])
+    except (MemoryError, RuntimeError) as error:  # torch's allocator raises the latter
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        return {"fits": False}
+    return {"fits": True, "peak_bytes": resident_peak() - before}
+
+
+if __name__ == "__main__":
+    print(json.dumps(train(json.load(sys.stdin))))

@@ -1,0 +1,190 @@
+"""What a pruning event costs: score, plan, compensate, cut, in gradient steps and in Hessian-gradient products."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import torch as th
+
+from rl_crop.core.criteria import resolve_criterion
+from rl_crop.core.curvature import gradient, hessian_gradient_product
+from rl_crop.core.plan import PruningPlan
+from rl_crop.core.rng import undisturbed
+from rl_crop.core.scoring import Saliency, Scoring
+from rl_crop.core.surgery import Transaction
+from rl_crop.evaluation.benchmark.footprint import bytes_of, peak_bytes
+from rl_crop.evaluation.benchmark.learners import FURTHER, Learner, agent_learner, build_agent
+from rl_crop.evaluation.benchmark.options import Options
+from rl_crop.evaluation.benchmark.table import SUBJECT, Column
+from rl_crop.evaluation.benchmark.timing import median_ratio, milliseconds, repeat, seconds_of
+
+WIDTHS, SPARSITIES = (256,), (0.95,)
+STAGES = ("score", "plan", "compensate", "cut")
+
+
+class Undone(Exception):  # noqa: N818
+    """Ends an event so that it leaves nothing behind."""
+
+
+class TimedCriterion:
+    """
+    A criterion that knows how long it takes, and what it was asked about.
+
+    :param name: of the criterion
+    :param device: where it works
+    """
+
+    def __init__(self, name: str, device: th.device) -> None:
+        self.criterion, self.device = resolve_criterion(name), device
+        self.seconds = 0.0
+        self.asked: list[Scoring] = []
+
+    def __call__(self, scoring: Scoring) -> Saliency:
+        found: list[Saliency] = []
+        self.seconds += seconds_of(lambda: found.append(self.criterion(scoring)), self.device)
+        self.asked.append(scoring)
+        return found[0]
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.seconds, self.asked = 0.0, []
+
+
+def undo_apply(plan: PruningPlan, compensation: str) -> None:
+    """
+    Cut, and put everything back.
+
+    :param plan: what is cut
+    :param compensation: instead of the plan's own
+    """
+    try:
+        with Transaction() as transaction:
+            replace(plan, settings=replace(plan.settings, compensation=compensation)).apply(transaction)
+            raise Undone
+    except Undone:
+        pass
+
+
+def products(asked: list[Scoring]) -> None:
+    """Gradients and Hessian-gradient products of all networks over all batches, and nothing else."""
+    for scoring in asked:
+        tensors = list(scoring.parameters.values())
+        flow = gradient(scoring.loss, tensors, scoring.batches, scoring.seed)  # type: ignore[arg-type]
+        hessian_gradient_product(scoring.loss, tensors, scoring.batches, flow, seed=scoring.seed)  # type: ignore[arg-type]
+
+
+def event_cost(
+    learner: Learner, sparsity: float, criterion: str, compensation: str, rounds: int, steps: int, max_seconds: float
+) -> dict[str, Any]:
+    """
+    Each round measures a block of gradient steps, the Hessian-gradient products alone, planning, and the cut without and
+    with compensation, which are undone.
+
+    :param learner: what is pruned
+    :param sparsity: of every network
+    :param criterion: its name
+    :param compensation: its name
+    :param rounds: how many
+    :param steps: gradient steps in a block, fewer where they would take a quarter of the time
+    :param max_seconds: see :func:`~rl_crop.evaluation.benchmark.timing.repeat`
+    :return: medians: milliseconds; the event and its stages in gradient steps; the event in products (gradient and
+        Hessian-gradient product of all batches); and bytes, see :func:`event_memory`
+    """
+    timed = TimedCriterion(criterion, learner.device)
+    made: list[PruningPlan] = []
+
+    def plan() -> None:
+        timed.forget()
+        made[:] = [learner.plan(sparsity, criterion=timed, compensation=compensation)]
+
+    def one_round(number: int) -> dict[str, float]:
+        step = seconds_of(lambda: learner.step(steps), learner.device) / steps
+        planning = seconds_of(plan, learner.device)
+        with undisturbed(made[0].subject.root):
+            alone = seconds_of(lambda: products(timed.asked), learner.device)
+        cut = seconds_of(lambda: undo_apply(made[0], "none"), learner.device)
+        applying = seconds_of(lambda: undo_apply(made[0], compensation), learner.device)
+        stages = {"score": timed.seconds, "plan": planning - timed.seconds, "compensate": applying - cut, "cut": cut}
+        return {"step": step, "products": alone, "event": planning + applying, **stages}
+
+    steps = learner.block(steps, max_seconds / (4 * rounds))
+    one_round(0)  # warm-up
+    times = repeat(one_round, rounds, max_seconds)
+    found = {
+        "gradient_steps": median_ratio(times, "event", "step"), "event_ms": milliseconds(times, "event"),
+        "gradient_step_ms": milliseconds(times, "step"), "products_ms": milliseconds(times, "products"),
+        "event_in_products": median_ratio(times, "event", "products"),
+        **{f"{stage}_steps": median_ratio(times, stage, "step") for stage in STAGES},
+        "rounds": len(times["event"]), "steps": steps,
+    }  # fmt: skip
+    return found | event_memory(learner.device, plan, lambda: undo_apply(made[0], compensation), timed)
+
+
+def event_memory(
+    device: th.device, plan: Callable[[], None], cut: Callable[[], None], timed: TimedCriterion
+) -> dict[str, Any]:
+    """
+    :param device: where everything is
+    :param plan: plans, with the criterion
+    :param cut: cuts what was planned, and undoes it
+    :param timed: the criterion, which has been asked
+    :return: bytes: of the parameters that are scored; the most that planning and cutting hold beyond what was there; and
+        of the network for which this is most, the most that gradient and product hold, what of it one batch's forward pass
+        with its graph holds, and how often the network's parameters go into the rest
+    """
+    networks = []
+    for scoring in timed.asked:
+        own, loss, batch = bytes_of(scoring.parameters.values()), scoring.loss, scoring.batches[0]
+        activations = peak_bytes(lambda loss=loss, batch=batch: loss(batch), device)  # type: ignore[misc]
+        scores = peak_bytes(lambda scoring=scoring: products([scoring]), device)  # type: ignore[misc]
+        networks.append(((scores - activations) / own, scores, activations))
+    copies, scores, activations = max(networks)
+    total = sum(bytes_of(scoring.parameters.values()) for scoring in timed.asked)
+    return {
+        "parameters_bytes": total, "plan_bytes": peak_bytes(plan, device), "cut_bytes": peak_bytes(cut, device),
+        "score_bytes": scores, "activations_bytes": activations, "score_copies": copies,
+    }  # fmt: skip
+
+
+def entries(options: Options) -> Iterator[tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]]:
+    """:return: what tells each row from the others, and a function that measures it"""
+
+    def learner_of(name: str, width: int | None, device: th.device) -> Learner:
+        if width is None:
+            return FURTHER[name](device)
+        return agent_learner(build_agent(name, [width, width], options, device), name, options.batch_size)
+
+    widths = WIDTHS if options.widths is None else options.widths
+    subjects: list[tuple[str, int | None]] = [(algo, width) for width in widths for algo in options.agents]
+    subjects += [(name, None) for name in options.networks]
+    for device in options.torch_devices():
+        for name, width in subjects:
+            built = cache(partial(learner_of, name, width, device))  # not at all where all rows are there
+            for sparsity in SPARSITIES if options.sparsities is None else options.sparsities:
+                for case in options.cases:
+                    criterion, _, compensation = case.partition("+")
+                    identity = {
+                        "part": "cost", "agent": name, "width": width, "device": device.type, "sparsity": sparsity,
+                        "criterion": criterion, "compensation": compensation,
+                    }  # fmt: skip
+                    yield identity, partial(_measure, built, options, sparsity, criterion, compensation)
+
+
+def _measure(
+    built: Callable[[], Learner], options: Options, sparsity: float, criterion: str, compensation: str
+) -> dict[str, Any]:
+    return event_cost(built(), sparsity, criterion, compensation, options.rounds, options.steps, options.max_seconds)
+
+
+COLUMNS = (
+    *SUBJECT,
+    Column("criterion", "criterion"),
+    Column("compensation", "compensation"),
+    Column("step, ms", "gradient_step_ms", ".2f"),
+    Column("event, ms", "event_ms", ".0f"),
+    Column("event, steps", "gradient_steps", ".1f"),
+    *(Column(stage, f"{stage}_steps", ".1f") for stage in STAGES),
+    Column("event, products", "event_in_products", ".2f"),
+    Column("score, copies", "score_copies", ".1f"),
+)

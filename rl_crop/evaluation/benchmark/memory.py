@@ -1,0 +1,99 @@
+"""Memory: what an agent holds before and after the cut, what training takes, and the network that fits only when pruned."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch as th
+
+from rl_crop.core.errors import PruningError
+from rl_crop.evaluation.benchmark.footprint import agent_bytes
+from rl_crop.evaluation.benchmark.learners import build_agent, gradient_steps
+from rl_crop.evaluation.benchmark.options import Options
+from rl_crop.evaluation.benchmark.table import SUBJECT, Column
+from rl_crop.evaluation.networks import read_widths
+from rl_crop.sb3.prune import prune_policy
+
+WIDTHS, SPARSITIES = (64, 256, 1024, 4096), (0.95,)
+MARGIN, ROOM = 1.25, 32 * 2**20
+"""What the agents get where it is asked what fits: so many times what the pruned one took, and so many bytes."""
+
+
+def memory(algo: str, width: int, sparsity: float, options: Options) -> dict[str, Any]:
+    """
+    :param algo: ``"sac"`` or ``"ppo"``
+    :param width: of both hidden layers of every network
+    :param sparsity: of every network
+    :param options: environment, batch size and transitions
+    :return: by arm, bytes of parameters, optimizers, targets; the peak of a process that builds and trains such an agent,
+        beyond that of a tiny one; and whether it can within ``budget_bytes``, which the pruned agent was given with a margin
+    """
+    model = build_agent(algo, [width, width], options, th.device("cpu"))
+    step = gradient_steps(model, options.batch_size)
+    arms: dict[str, dict[str, Any]] = {}
+    archs: dict[str, Any] = {"dense": [width, width]}
+    for name in ("dense", "pruned"):
+        if name == "pruned":
+            prune_policy(model, sparsity, batch_size=options.batch_size)
+            archs[name] = read_widths(model)
+        step(options.steps)
+        arms[name] = agent_bytes(model)
+    del model, step
+    for name, arch in archs.items():
+        arms[name]["peak_bytes"] = in_process(algo, arch, None, options)["peak_bytes"]
+    budget = round(MARGIN * arms["pruned"]["peak_bytes"]) + ROOM
+    if sys.platform == "linux":
+        for name, arch in archs.items():
+            arms[name]["fits"] = in_process(algo, arch, budget, options)["fits"]
+    return {"budget_bytes": budget, "widths": archs["pruned"], "arms": arms}
+
+
+def in_process(algo: str, arch: Any, budget: int | None, options: Options) -> dict[str, Any]:
+    """
+    Build and train an agent in a process of its own.
+
+    :param algo: ``"sac"`` or ``"ppo"``
+    :param arch: its hidden widths
+    :param budget: bytes that it may allocate, or ``None``
+    :param options: environment, batch size and transitions
+    :return: see :func:`~rl_crop.evaluation.benchmark.child.train`
+    :raises PruningError: the process failed for another reason than memory
+    """
+    names = ("batch_size", "data", "sac_env", "ppo_env")
+    job = {
+        "algo": algo, "arch": arch, "steps": options.steps, "budget": budget,
+        "options": {name: getattr(options, name) for name in names},
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "rl_crop.evaluation.benchmark.child"],
+        input=json.dumps(job), capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    if done.returncode:
+        raise PruningError(f"Training {algo} {arch} in a process of its own failed: {done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def entries(options: Options) -> Iterator[tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]]:
+    """:return: what tells each row from the others, and a function that measures it"""
+    for width in WIDTHS if options.widths is None else options.widths:
+        for algo in options.agents:
+            for sparsity in SPARSITIES if options.sparsities is None else options.sparsities:
+                identity = {"part": "memory", "agent": algo, "width": width, "device": "cpu", "sparsity": sparsity}
+                yield identity, partial(memory, algo, width, sparsity, options)
+
+
+COLUMNS = (
+    *SUBJECT,
+    Column("arm", "arm"),
+    Column("parameters, bytes", "parameters_bytes", ","),
+    Column("optimizer", "optimizer_bytes", ","),
+    Column("targets", "targets_bytes", ","),
+    Column("training peak", "peak_bytes", ","),
+    Column("budget", "budget_bytes", ","),
+    Column("fits", "fits"),
+)
