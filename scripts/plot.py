@@ -73,7 +73,7 @@ def main(args: Args) -> None:
         print(f"## {section.title}", *section.notes, sep="\n", end="\n\n")
         for table in section.tables:
             if table.title != "Runs":
-                print(table.to_markdown())
+                print(table.to_markdown() if table.rows else "None.\n")
     unknown = [task for task in results.tasks if task not in scores.random]
     if unknown:
         print(f"Not normalised: {', '.join(unknown)}. Run: python scripts/random_policy.py {args.results}")

@@ -15,6 +15,7 @@ from rl_crop.evaluation.statistics import (
     probability_of_improvement,
     stratified_interval,
 )
+from rl_crop.evaluation.text import share
 
 # The arms that a method must beat: the same widths from scratch, any units, the usual criterion.
 RIVALS = ("dense_small", "random", "magnitude")
@@ -208,7 +209,7 @@ def separation(scores: Scores, task: str, sparsity: str) -> Separation:
     finals = [value for group in groups for value in scores.values(task, *group)]
     at_top = float(np.mean(np.isclose(finals, max(finals))))
     if len(finals) > 1 and at_top > 0.5:
-        return Separation(task, sparsity, False, f"saturated: {at_top:.0%} of the runs end at {max(finals):.4g}")
+        return Separation(task, sparsity, False, f"saturated: {share(at_top)} of the runs end at {max(finals):.4g}")
     dense = scores.values(task, DENSE, "0")
     references = {arm: scores.values(task, arm, sparsity) for arm in ("random", "dense_small")}
     references = {arm: values for arm, values in references.items() if len(values) >= MIN_SEEDS}

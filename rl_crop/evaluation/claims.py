@@ -47,7 +47,7 @@ class Claim:
     @staticmethod
     def is_held(path: Path) -> bool:
         """
-        Ask without claiming.
+        Ask without claiming. A file that nobody has locked, which a killed process left, is removed.
 
         :param path: the file that would be locked
         :return: whether a process holds the claim

@@ -96,6 +96,8 @@ def _reason(exitcode: int | None) -> str | None:
 
 
 def _work(store: Store, cell: Cell, claim: Claim) -> None:
+    # So the sweep ends its cells, and the run directory of a cell goes as it unwinds
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         store.record(cell, _compute_on_one_thread(cell, store.widths(cell), store.keep_runs))
     except KeyboardInterrupt:  # the sweep is interrupted as well, and says so

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import trim_mean
 
 
 def interquartile_mean(values: ArrayLike) -> float:
@@ -14,7 +13,7 @@ def interquartile_mean(values: ArrayLike) -> float:
     :param values: numbers in an array of any shape
     :return: their mean without the lowest and the highest quarter
     """
-    return float(trim_mean(np.asarray(values, dtype=np.float64), 0.25, axis=None))
+    return float(_middle_means(np.asarray(values, dtype=np.float64).ravel()))
 
 
 def worst_tenth(values: ArrayLike) -> float:
@@ -72,7 +71,7 @@ def stratified_interval(
     arrays = [np.asarray(values, dtype=np.float64).ravel() for values in strata]
     generator = np.random.default_rng(seed)
     draws = np.concatenate([array[_indices(generator, n_samples, len(array))] for array in arrays], axis=1)
-    low, high = _percentiles(trim_mean(draws, 0.25, axis=1), level)
+    low, high = _percentiles(_middle_means(draws), level)
     return float(low), float(high)
 
 
@@ -174,3 +173,11 @@ def _indices(generator: np.random.Generator, n_samples: int, size: int) -> NDArr
 
 def _percentiles(samples: NDArray[np.float64], level: float) -> NDArray[np.float64]:
     return np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def _middle_means(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    # As scipy's trim_mean, whose import would take a fifth of the time in which the process of a cell starts
+    n = array.shape[-1]
+    cut = n // 4
+    middle: NDArray[np.float64] = np.sort(array, axis=-1)[..., cut : n - cut].mean(axis=-1)
+    return middle

@@ -67,6 +67,14 @@ class Store:
             return "failed"
         return "running" if Claim.is_held(self._lock_path(cell)) else "to do"
 
+    def tidy(self, cell: Cell) -> None:
+        """
+        Remove the lock that a killed sweep left behind, whose cell ran on to its end.
+
+        :param cell: a cell that is done
+        """
+        Claim.is_held(self._lock_path(cell))  # to ask is enough
+
     def error(self, cell: Cell) -> str:
         """
         :param cell: a cell that failed

@@ -19,6 +19,7 @@ from rl_crop.evaluation.tables import (
     separation_table,
     times_table,
 )
+from rl_crop.evaluation.text import number
 from rl_crop.files import write_text
 
 METHODS = (
@@ -34,7 +35,8 @@ METHODS = (
     "An arm is called non-inferior where the lower bound of its normalised IQM is above 0.95 (0.90 on MuJoCo, where seeds of "
     "one arm differ by hundreds; over several environments the stricter of theirs).",
     "The probability of improvement compares every run of one arm with every run of the other on the seeds that both have, "
-    "ties as one half; its interval draws seeds for both arms at once. Beside it: wins, ties and losses on paired seeds.",
+    "ties as one half; its interval draws seeds for both arms at once. One seed has no interval: there it is 0, 0.5 or 1, and "
+    "says little. Beside it: wins, ties and losses on paired seeds.",
     "Environments are put together only where they tell the arms apart: where random or dense_small stays below dense by more "
     "than its interval, and not most runs end at the same highest return.",
     "The best fixed prune time is chosen on every other seed and tested on the others.",
@@ -125,7 +127,7 @@ def _task_section(scores: Scores, task: str) -> Section:
     if scale is None:
         notes.append("Returns are not normalised: the dense arm or the random policy is not measured, or dense does not lead.")
     else:
-        notes.append(f"A random policy reaches {scale[0]:.1f}, dense {scale[1]:.1f}.")
+        notes.append(f"A random policy reaches {number(scale[0])}, dense {number(scale[1])}.")
     times = compare_times(scores, task)
     if not times:
         notes.append("No arm with a fixed prune time shares two seeds with one that finds its time: nothing to compare there.")

@@ -12,6 +12,7 @@ from rl_crop.evaluation.claims import Claim
 from rl_crop.evaluation.engines import Engine
 from rl_crop.evaluation.store import Store
 from rl_crop.evaluation.study import Cell
+from rl_crop.evaluation.text import number
 from rl_crop.files import read_json
 
 # How often a sweep looks for what other sweeps have done, in seconds.
@@ -99,6 +100,7 @@ class Sweep:
 
     def _settled(self, cell: Cell, left: Collection[str]) -> Progress | None:
         if self.store.result_path(cell).exists():
+            self.store.tidy(cell)
             return Progress(cell, "skipped")
         if self.store.failure_path(cell).exists():
             return Progress(cell, "failed", self.store.error(cell))
@@ -122,4 +124,4 @@ class Sweep:
         if self.store.failure_path(cell).exists():
             return Progress(cell, "failed", self.store.error(cell))
         result = read_json(self.store.result_path(cell))
-        return Progress(cell, "done", f"return {result['final']['mean']:.1f}, {result['seconds']['learn']:.0f} s")
+        return Progress(cell, "done", f"return {number(result['final']['mean'])}, {result['seconds']['learn']:.0f} s")

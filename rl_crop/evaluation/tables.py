@@ -14,6 +14,7 @@ from rl_crop.evaluation.best_time import TimeComparison
 from rl_crop.evaluation.figures.style import label, percent
 from rl_crop.evaluation.results import Key, Run
 from rl_crop.evaluation.scores import DENSE, Scores
+from rl_crop.evaluation.text import extent, number, share
 
 NOTHING = "–"
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
@@ -94,7 +95,7 @@ def arms_table(scores: Scores, task: str) -> Table:
             label(one.arm, one.sparsity), f"{len(one.scores)}, {n_failed} failed" if n_failed else str(len(one.scores)),
             ", ".join(number(score) for score in one.scores.values()), estimate(one.iqm, one.interval, number),
             NOTHING if one.normalised is None else estimate(one.normalised, one.normalised_interval, "{:.2f}".format),
-            verdict, _range([run.n_params for run in one.runs]), widths_text(one.runs),
+            verdict, extent([run.n_params for run in one.runs]) if one.runs else NOTHING, widths_text(one.runs),
             "; ".join(dict.fromkeys(shares(run.cuts) for run in one.runs)) or NOTHING,
             number(float(np.mean(list(one.scores.values())))), mean_of(one.runs, lambda run: run.last),
             mean_of(one.runs, lambda run: run.seconds), mean_of(one.runs, lambda run: run.cpu_seconds),
@@ -180,14 +181,6 @@ def missing_table(scores: Scores) -> Table:
     return Table("Cells without a result", columns, rows, [_tags(key) for key, _ in found])
 
 
-def number(value: float) -> str:
-    """
-    :param value: a return
-    :return: with a decimal only where it is small
-    """
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
-
-
 def verdict_text(non_inferior: bool, margin: float) -> str:
     """
     :param non_inferior: whether it is shown
@@ -212,7 +205,7 @@ def shares(cuts: Sequence[float]) -> str:
     :param cuts: shares of a run
     :return: for example ``"5 %, 14 %"``
     """
-    return ", ".join(f"{cut:.0%}" for cut in cuts) or NOTHING
+    return ", ".join(map(share, cuts)) or NOTHING
 
 
 def widths_text(runs: Sequence[Run]) -> str:
@@ -222,7 +215,7 @@ def widths_text(runs: Sequence[Run]) -> str:
     """
     heads = list(dict.fromkeys(head for run in runs for head in run.widths))
     return "; ".join(
-        f"{head} {', '.join(_range(layer) for layer in zip(*(run.widths[head] for run in runs)))}" for head in heads
+        f"{head} {', '.join(extent(layer) for layer in zip(*(run.widths[head] for run in runs)))}" for head in heads
     )
 
 
@@ -233,12 +226,6 @@ def mean_of(runs: Sequence[Run], value: Callable[[Run], float]) -> str:
     :return: the mean as text
     """
     return number(float(np.mean([value(run) for run in runs]))) if runs else NOTHING
-
-
-def _range(values: Sequence[int]) -> str:
-    if not values:
-        return NOTHING
-    return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,}–{max(values):,}"
 
 
 def _tags(key: Key) -> dict[str, Any]:

@@ -61,7 +61,7 @@ DENSE = {("a", "dense", "0"): [90, 100, 110]}
         ({"dense_small": [90, 95, 105], "random": [80, 101, 99]}, False, "random and dense_small reach dense"),
         ({"random": [10, 20]}, False, "fewer than 3 seeds"),
         ({"crop": [10, 20, 30]}, False, "fewer than 3 seeds"),
-        ({"random": [110, 110, 110], "dense_small": [110, 110, 1]}, False, "saturated: 67% of the runs end at 110"),
+        ({"random": [110, 110, 110], "dense_small": [110, 110, 1]}, False, "saturated: 67 % of the runs end at 110"),
     ],
 )
 def test_which_environments_tell_arms_apart(others, separates, reason):

@@ -104,7 +104,7 @@ def test_table_of_arms(scores):
     crop = rows["crop 90 %"]
     assert crop["seeds"] == "4, 1 failed" and crop["final return by seed"] == "80.0, 85.0, 99.0, 0.0"
     assert crop["IQM [95 %]"].startswith("82.5 [") and crop["non-inferior"] == "not shown (margin 0.95)"
-    assert crop["widths"] == "pi 6–8, 7–9; vf 6–8" and crop["cut at"] == "20%" and crop["parameters"] == "60–80"
+    assert crop["widths"] == "pi 6–8, 7–9; vf 6–8" and crop["cut at"] == "20 %" and crop["parameters"] == "60–80"
     assert rows["dense"]["non-inferior"] == "–"
     assert len(runs_table(scores, "a").rows) == 13
 

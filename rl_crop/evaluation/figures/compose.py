@@ -181,8 +181,9 @@ def overall_pictures(scores: Scores, tasks: list[str], sparsity: str, found: lis
 
 def _improvements(scores: Scores, tasks: list[str], sparsity: str, styles: dict[str, ArmStyle], title: str) -> Any:
     found = improvements(scores, tasks, sparsity)
-    figure, axes = panels(1, len(RIVALS), (3.9, 1.3 + 0.27 * len(rows_of(found))), sharey=True)
-    for ax, rival in zip(axes.flat, RIVALS):
+    rivals = [rival for rival in RIVALS if any(one.rival == rival for one in found)] or RIVALS[:1]
+    figure, axes = panels(1, len(rivals), (3.9, 1.3 + 0.27 * len(rows_of(found))), sharey=True)
+    for ax, rival in zip(axes.flat, rivals):
         draw_improvements(ax, found, rival, styles)
     return _finish(figure, title, {})
 

@@ -7,6 +7,7 @@ from rl_crop.evaluation.aggregate import summarise
 from rl_crop.evaluation.best_time import time_families
 from rl_crop.evaluation.figures.style import ArmStyle, error_bar, percent, spread, tag
 from rl_crop.evaluation.scores import DENSE, Scores
+from rl_crop.evaluation.text import share
 
 # Arms that find their time often find the same; they share this much of the axis.
 _WIDTH = 0.03
@@ -47,7 +48,7 @@ def draw_times(axes: Any, scores: Scores, task: str, sparsity: str, styles: Mapp
     if dense:
         iqm = summarise(scores, task, DENSE, "0").iqm
         axes.axhline(iqm, color=styles[DENSE].color, linewidth=0.8, linestyle=":", gid=tag(DENSE, "0"))
-    axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.xaxis.set_major_formatter(lambda value, _: share(value))
     axes.set_xlim(0, latest)
     axes.set_title(percent(sparsity))
     axes.set_xlabel("first cut, share of the run (times found: side by side)")

@@ -10,6 +10,7 @@ from rl_crop.evaluation.aggregate import ArmSummary, summaries
 from rl_crop.evaluation.figures.style import ArmStyle, error_bar, percent, spread, tag
 from rl_crop.evaluation.results import Run
 from rl_crop.evaluation.scores import DENSE, Scores
+from rl_crop.evaluation.text import extent
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ PARAMETERS = Cost(
 )
 SECONDS = Cost("wall-clock of training with cuts, seconds", lambda run: run.seconds)
 CPU_SECONDS = Cost("processor time of training with cuts, seconds", lambda run: run.cpu_seconds)
-# Arms of one sparsity share this much of a logarithmic axis, in decades.
-_WIDTH = 0.34
+# Arms of one sparsity stand this far apart on a logarithmic axis, in decades, and all of them within the second.
+_STEP, _WIDTH = 0.06, 0.34
 
 
 def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, ArmStyle], cost: Cost) -> None:
@@ -55,7 +56,7 @@ def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, Arm
     for summary in found:
         style = styles[summary.arm]
         beside = [other.arm for other in found if other.sparsity == summary.sparsity]
-        shift = 10 ** spread(beside.index(summary.arm), len(beside), _WIDTH) if cost.beside else 1.0
+        shift = 10 ** spread(beside.index(summary.arm), len(beside), _width(len(beside))) if cost.beside else 1.0
         for run in summary.runs:
             x = cost.of(run) * shift
             axes.plot([x], [run.score], "o", color=style.color, markersize=3.5, alpha=0.4, markeredgewidth=0,
@@ -76,12 +77,17 @@ def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, Arm
 def _mark_groups(axes: Any, found: list[ArmSummary], cost: Cost) -> None:
     # Marks stand beside their true place, so the true place is written below them.
     for sparsity in dict.fromkeys(summary.sparsity for summary in found if summary.arm != DENSE):
-        values = [cost.of(run) for summary in found if summary.sparsity == sparsity for run in summary.runs]
-        middle, half = float(np.mean(values)), 10 ** (0.6 * _WIDTH)
+        group = [summary for summary in found if summary.sparsity == sparsity]
+        values = [round(cost.of(run)) for summary in group for run in summary.runs]
+        middle, half = float(np.mean(values)), 10 ** (0.5 * _width(len(group)) + _STEP)
         axes.axvspan(middle / half, middle * half, color="#F2F2F2", zorder=0, linewidth=0, gid=tag("*", sparsity))
-        text = f"{percent(sparsity)}: {min(values):,}–{max(values):,}"
+        text = f"{percent(sparsity)}: {extent(values)}"
         place = {"xycoords": ("data", "axes fraction"), "ha": "center", "fontsize": 8, "color": "#444444"}
         axes.annotate(text, (middle, 1.01), gid=tag("*", sparsity), **place)
+
+
+def _width(n_arms: int) -> float:
+    return min(_WIDTH, _STEP * (n_arms - 1))
 
 
 def _plain_numbers(axes: Any) -> None:
