@@ -18,8 +18,16 @@ from rl_crop.evaluation.benchmark.options import Options
 
 def resident_peak() -> int:
     """:return: the most bytes this process has had in memory"""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    if sys.platform == "linux":  # where getrusage also counts what the process was before it became this program
+        return _status("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def settle() -> int:
+    """:return: the bytes in memory now, which is where the peak begins anew, where the system can (Linux)"""
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return resident_peak()
 
 
 def allow(budget: int) -> None:
@@ -28,9 +36,12 @@ def allow(budget: int) -> None:
 
     :param budget: bytes
     """
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    held = 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmData:"))
-    resource.setrlimit(resource.RLIMIT_DATA, (held + budget, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    resource.setrlimit(resource.RLIMIT_DATA, (_status("VmData") + budget, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +53,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     th.set_num_threads(1)
     options, cpu = Options(**job["options"]), th.device("cpu")
     gradient_steps(build_agent(job["algo"], [2, 2], options, cpu), options.batch_size)(job["steps"])  # libraries settle
-    before = resident_peak()
+    before = settle()
     if job["budget"] is not None:
         allow(job["budget"])
     try:
