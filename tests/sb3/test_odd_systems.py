@@ -1,0 +1,44 @@
+"""Drivers with gates, scores, phases and an encoder around model.learn(): the agent is afterwards an ordinary one."""
+
+from dataclasses import replace
+
+import pytest
+import torch as th
+from stable_baselines3 import DQN, PPO
+
+import rl_crop
+from rl_crop.sb3.task import AgentTask
+
+SMALL = {"n_events": 2, "n_rounds": 2, "n_subsets": 4, "n_batches": 2}
+AGENTS = {
+    "PPO": lambda: PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=32, n_epochs=2, seed=0,
+                       policy_kwargs={"net_arch": [16, 16]}),
+    "DQN": lambda: DQN("MlpPolicy", "CartPole-v1", learning_starts=50, buffer_size=1000, target_update_interval=100, seed=0,
+                       policy_kwargs={"net_arch": [16, 16]}),
+}  # fmt: skip
+
+
+CASES = [("PPO", "gbn"), ("PPO", "stamp"), ("DQN", "gbn"), ("DQN", "hydra"), ("DQN", "early_exits")]
+
+
+@pytest.mark.parametrize(("algorithm", "name"), CASES)
+def test_agents_are_pruned_saved_and_trained_on(algorithm, name, tmp_path, monkeypatch):
+    monkeypatch.setattr("rl_crop.core.meta_pruning.STEPS", 20)
+    model = AGENTS[algorithm]()
+    names = list(model.policy.state_dict())
+    recipe = replace(rl_crop.recipes[name], options=SMALL)
+    report = rl_crop.run_recipe(AgentTask(model, 512), recipe, 0.5)
+    networks = {"actor", "critic"} if algorithm == "PPO" else {"critic"}
+    assert all(0.5 <= report.sparsity[network] < 0.6 for network in networks)
+    assert list(model.policy.state_dict()) == names and all(p.requires_grad for p in model.policy.parameters())
+    assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in model.policy.modules())
+    assert len(model.policy.optimizer.param_groups[0]["params"]) == len(model.policy.optimizer.state_dict()["state"])
+    if algorithm == "DQN":
+        shapes = [[p.shape for p in net.parameters()] for net in (model.q_net, model.q_net_target)]
+        assert shapes[0] == shapes[1]
+    model.save(tmp_path / "agent")
+    loaded = type(model).load(tmp_path / "agent", env=model.get_env())
+    observation = model.get_env().reset()
+    assert loaded.predict(observation, deterministic=True)[0] == model.predict(observation, deterministic=True)[0]
+    assert all(th.equal(a, b) for a, b in zip(loaded.policy.parameters(), model.policy.parameters(), strict=True))
+    loaded.learn(64, reset_num_timesteps=False)
