@@ -1,5 +1,6 @@
 """Single weights scored and masked: the plan of unstructured pruning."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch as th
 
-from rl_crop.core.densities import select
+from rl_crop.core.densities import n_kept, select
 from rl_crop.core.elements import element_scores, element_weights
 from rl_crop.core.errors import PruningError
 from rl_crop.core.masks import Masks, attached_masks, release_masks
@@ -17,7 +18,7 @@ from rl_crop.core.rng import isolated_rng, undisturbed
 from rl_crop.core.settings import Settings, Target, check_sparsity, sparsity_by_network
 from rl_crop.core.subject import Subject
 from rl_crop.core.surgery import Transaction
-from rl_crop.core.units import UnitGraph, module_of
+from rl_crop.core.units import OUTPUT, UnitGraph, module_of
 
 NO_FASTER = "masked weights are stored and computed as zeros: masks alone make nothing faster or smaller"
 
@@ -109,8 +110,40 @@ def make_mask_plan(subject: Subject, sparsity: Target, settings: Settings) -> Ma
         together = [[network.name for network in chosen]] if settings.scope == "global" else [[n.name] for n in chosen]
         for names in filter(None, together):
             ranked = {name: score for network in names for name, score in scores[network].items()}
-            after |= select(ranked, targets[names[0]], settings.scope, {name: now[name] for name in ranked})
+            among = {name: now[name] for name in ranked}
+            if settings.scope in ("network", "global"):
+                ranked = _protected(ranked, among, graph, settings.min_units, targets[names[0]], " and ".join(names))
+            after |= select(ranked, targets[names[0]], settings.scope, among)
     return _describe(subject, graph, weights, scores, held, now, after, settings, time.perf_counter() - start)
+
+
+def _protected(
+    scores: Mapping[str, th.Tensor],
+    among: Mapping[str, th.Tensor],
+    graph: UnitGraph,
+    min_units: int,
+    sparsity: float,
+    what: str,
+) -> dict[str, th.Tensor]:
+    """
+    A ranking over several layers can take all of one (a head that starts near zero), and nothing before it learns any more.
+
+    :return: the scores, infinite for the best ``min_units`` weights of every layer, and of every output of the network.
+    :raises PruningError: more weights are protected than may stay.
+    """
+    found = {}
+    for name, score in scores.items():
+        rows = score.shape[0] if graph.untouched.get(module_of(name)) == OUTPUT else 1
+        best = score.masked_fill(~among[name], -th.inf).reshape(rows, -1).argsort(dim=1, descending=True, stable=True)
+        chosen = th.zeros_like(best, dtype=th.bool).scatter_(1, best[:, :min_units], True).reshape(score.shape)
+        found[name] = score.masked_fill(chosen & among[name], th.inf)
+    total, n_safe = sum(score.numel() for score in scores.values()), sum(int(score.isinf().sum()) for score in found.values())
+    if n_safe > n_kept(total, sparsity):
+        raise PruningError(
+            f"sparsity {sparsity:g} of {what} cannot be reached with min_units={min_units}, the weights that every layer and "
+            f"every output keep: the largest reachable is {math.floor((1 - n_safe / total) * 1e4) / 1e4:g}. Ask for less."
+        )
+    return found
 
 
 def _describe(

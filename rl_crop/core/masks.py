@@ -169,8 +169,7 @@ class Masks:
                     hold.handles.append(tensor.register_post_accumulate_grad_hook(_GradientMask(hold, name)))
         names = {id(copy[name]): name for copy in self.copies for name in hold.keep.keys() & copy.keys()}
         for layer in self.layers:
-            own = {key: names[id(tensor)] for key, tensor in layer._parameters.items() if id(tensor) in names}
-            if own:
+            if own := {key: names[id(tensor)] for key, tensor in layer._parameters.items() if id(tensor) in names}:
                 mask = _CallMask(hold, own)
                 hold.handles += [layer.register_forward_pre_hook(mask), layer.register_state_dict_pre_hook(mask)]
 
@@ -219,6 +218,8 @@ class _CallMask:
     names: Mapping[str, str]
 
     def __call__(self, layer: nn.Module, *args: Any) -> None:
+        if getattr(th.compiler, "is_exporting", th.compiler.is_compiling)():
+            return  # a traced graph has weights without data
         for key, name in self.names.items():
             _clear(getattr(layer, key).data, self.hold.bits[name])
 
@@ -275,7 +276,7 @@ def refuse_masked(tensors: Mapping[str, th.Tensor]) -> None:
 
 def pack(keep: Keep) -> dict[str, dict[str, Any]]:
     """:return: the masks, JSON-ready: by name the shape, and the bits (row by row, first bit highest) in base64."""
-    bits = {name: base64.b64encode(np.packbits(mask.detach().cpu().numpy().ravel())) for name, mask in keep.items()}
+    bits = {name: base64.b64encode(np.packbits(mask.detach().cpu().numpy()).tobytes()) for name, mask in keep.items()}
     return {name: {"shape": list(mask.shape), "bits": bits[name].decode("ascii")} for name, mask in keep.items()}
 
 
@@ -291,9 +292,8 @@ def unpack(packed: Mapping[str, Mapping[str, Any]]) -> dict[str, th.Tensor]:
             shape, raw = tuple(entry["shape"]), base64.b64decode(entry["bits"], validate=True)
         except (KeyError, TypeError, binascii.Error) as error:
             raise PruningError(f"The packed mask of {name!r} cannot be read ({error!r}).") from error
-        size = math.prod(shape)
-        if len(raw) != -(-size // 8):
+        if len(raw) != -(-math.prod(shape) // 8):
             raise PruningError(f"The packed mask of {name!r} has {len(raw)} bytes, which do not fit the shape {shape}.")
-        bits = np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=size)
+        bits = np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=math.prod(shape))
         keep[name] = th.from_numpy(bits.astype(bool)).reshape(shape)
     return keep

@@ -29,7 +29,8 @@ class Settings:
     :param structured: ``True`` removes units physically; ``False`` masks single weights of linear and convolution layers.
     :param compensation: ``"none"``, ``"bias"``, ``"least_squares"`` or ``"distill"``; masks are not compensated.
     :param ignore: modules left whole, by ``named_modules()`` name.
-    :param min_units: units that stay in every layer.
+    :param min_units: units that stay in every layer; of weights ranked over several layers, those that every layer and every
+        output of a network keep.
     :param seed: of everything random (0 where ``None``).
     """
 

@@ -60,7 +60,10 @@ def test_scores_are_those_of_a_dense_hessian_over_weights(case):
             np.testing.assert_allclose(plan.scores[name], scores[name].detach().numpy(), rtol=1e-9, atol=1e-12)
         flat = np.concatenate([scores[name].detach().numpy().ravel() for name in names])
         kept = np.concatenate([plan.keep[name].ravel() for name in names])
-        assert flat[kept].min() >= flat[~kept].max() - 1e-12 and kept.sum() == n_kept(len(flat), 0.5)
+        head = scores[names[-1]].detach().numpy()  # the best weight of every output stays whatever its rank
+        others = [np.ones(scores[name].numel(), dtype=bool) for name in names[:-1]]
+        ranked = np.concatenate([*others, (head < head.max(1, keepdims=True)).ravel()])
+        assert flat[kept & ranked].min() >= flat[~kept].max() - 1e-12 and kept.sum() == n_kept(len(flat), 0.5)
 
 
 @pytest.mark.parametrize("loss", [mse, noisy_mse])
@@ -332,9 +335,21 @@ def test_lbfgs_is_refused():
     assert same(before, state(model)) and attached_masks(dict(model.named_parameters())) == {}
 
 
-def test_a_layer_that_keeps_nothing_is_told():
-    model = mlp((3, 5, 4, 2))
+@pytest.mark.parametrize("min_units", [1, 2])
+def test_every_layer_and_every_output_keep_some(min_units):
+    """A policy's head starts near zero: by rank alone it would go first, and nothing would learn any more."""
+    model = mlp((3, 8, 6, 2))
     with th.no_grad():
         model[2].weight.mul_(1e-6)
-    report = prune_model(model, None, None, 0.5, criterion="magnitude", example_inputs=th.ones(2, 3), **MASKS)
-    assert "2.weight keeps no weight: its layer's outputs are constant" in report.notes
+        model[4].weight.mul_(1e-9)
+    best = model[4].weight.detach().abs().argsort(1, descending=True)[:, :min_units]
+    keywords = {"criterion": "magnitude", "example_inputs": th.ones(2, 3), "min_units": min_units, **MASKS}
+    plan = plan_pruning(model, None, None, 0.8, **keywords)
+    kept = {name: mask.sum() for name, mask in plan.keep.items()}
+    assert kept == {"0.weight": n_kept(84, 0.8) - 3 * min_units, "2.weight": min_units, "4.weight": 2 * min_units}
+    assert (plan.keep["4.weight"].nonzero()[1].reshape(2, -1) == best.sort(1).values.numpy()).all()
+    largest = 1 - 4 * min_units / 84
+    with pytest.raises(PruningError, match=f"min_units={min_units}.*largest reachable is {np.floor(largest * 1e4) / 1e4:g}"):
+        plan_pruning(model, None, None, 0.99, **keywords)
+    by_layer = plan_pruning(model, None, None, 0.99, **keywords | {"scope": "layer"})
+    assert "keeps no weight: its layer's outputs are constant" in str(by_layer)
