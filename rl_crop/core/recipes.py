@@ -145,3 +145,24 @@ RECIPES: dict[str, Recipe] = {
     ),
 }  # fmt: skip
 """Recipes by name."""
+
+
+def recipe_tables() -> str:
+    """:return: all recipes as two Markdown tables: what each is made of; where it comes from, and what is off in RL."""
+    columns = ["recipe", "criterion", "what, among", "schedule (inner)", "when, until", "fate", "regrow", "other"]
+    parts, notes = [columns, ["---"] * len(columns)], [["recipe", "source", "what is off in RL"], ["---"] * 3]
+    for name, recipe in RECIPES.items():
+        inner = "" if recipe.inner == "none" else f" ({recipe.inner})"
+        until = "" if recipe.schedule == "once" else f", {recipe.until}"
+        known = {"driver": "single", "perturbation": "none", "compensation": "none"}
+        other = [f"{part} {getattr(recipe, part)}" for part, usual in known.items() if getattr(recipe, part) != usual]
+        other += [f"{option} {value}" for option, value in recipe.options.items()]
+        kind = "units" if recipe.structured else "weights"
+        regrow = "" if recipe.regrow == "none" else recipe.regrow
+        parts.append(
+            [f"`{name}`", str(recipe.criterion), f"{kind}, {recipe.scope}", recipe.schedule + inner, f"{recipe.when}{until}",
+             recipe.fate, regrow, ", ".join(other)]
+        )  # fmt: skip
+        notes.append([f"`{name}`", recipe.source, recipe.in_rl])
+    tables = ["\n".join("| " + " | ".join(row) + " |" for row in table) for table in (parts, notes)]
+    return "\n\n".join(tables)

@@ -1,0 +1,42 @@
+"""The guide to recipes shows the table as it is, and its examples run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch as th
+
+import rl_crop
+from rl_crop.core.criteria import CRITERIA
+from rl_crop.core.masks import attached_masks
+from rl_crop.core.recipes import recipe_tables
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+
+
+def test_the_guide_shows_all_recipes_as_they_are():
+    """``python -c "from rl_crop.core.recipes import recipe_tables; print(recipe_tables())"`` prints what belongs there."""
+    assert GUIDE.rstrip().endswith(recipe_tables())
+
+
+def test_the_examples_run(monkeypatch):
+    monkeypatch.setattr("rl_crop.sb3.recipe_run.INTERVALS", {True: 1, False: 1})
+    before = set(rl_crop.recipes), set(CRITERIA)
+    th.set_num_threads(1)
+    names: dict = {}
+    try:
+        blocks = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)
+        for block in blocks[:2]:
+            exec(block, names)
+        assert names["report"].sparsity["total"] == pytest.approx(0.5, abs=0.001)
+        for block in blocks[2:]:
+            exec(block, names)
+        model = names["model"]
+        assert model.pruning_history[-1]["criterion"] == "movement"
+        masks = attached_masks(dict(model.policy.named_parameters()))
+        kept = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+        assert kept == pytest.approx(0.1, abs=0.001) and len(blocks) == 4
+    finally:
+        for known, names_before in zip((rl_crop.recipes, CRITERIA), before, strict=True):
+            for name in set(known) - names_before:
+                del known[name]
