@@ -1,7 +1,15 @@
 import pytest
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.schedules import gradual_sparsities, halving_sparsities, relative_sparsity
+from rl_crop.core.schedules import (
+    alternating_sparsity,
+    cubic_sparsity,
+    gradual_sparsities,
+    halving_sparsities,
+    inner_sparsities,
+    relative_sparsity,
+    scheduled_sparsity,
+)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.51, 0.9, 0.95, 0.99, 0.999])
@@ -34,3 +42,34 @@ def test_relative_sparsities_multiply_to_the_target():
     assert relative_sparsity(0.5, 0.0) == 0.5 and relative_sparsity(0.5, 0.5) == 0.0
     with pytest.raises(PruningError, match="0.6 is gone already"):
         relative_sparsity(0.5, 0.6)
+
+
+def test_a_cubic_goes_from_its_start_to_the_target_fast_at_first():
+    assert cubic_sparsity(0.9, 0.5, 0.0) == pytest.approx(0.5) and cubic_sparsity(0.9, 0.5, 1.0) == 0.9
+    assert cubic_sparsity(0.8, 0.0, 0.5) == pytest.approx(0.8 * (1 - 0.125)) and cubic_sparsity(0.8, 0.0, 7.0) == 0.8
+    shares = [cubic_sparsity(0.9, 0.0, x / 20) for x in range(21)]
+    steps = [after - before for before, after in zip(shares, shares[1:], strict=False)]
+    assert steps == sorted(steps, reverse=True) and min(steps) > 0
+
+
+@pytest.mark.parametrize("n_phases", [1, 2, 5])
+def test_sparse_and_dense_phases_alternate_and_sparse_comes_last(n_phases):
+    shares = [alternating_sparsity(0.9, x / 1000, n_phases) for x in range(1001)]
+    turns = [shares[0]] + [after for before, after in zip(shares, shares[1:], strict=False) if after != before]
+    assert turns == [0.9, 0.0] * (n_phases - 1) + [0.9]
+    assert n_phases == 1 or shares.count(0.0) == pytest.approx(500, abs=3)
+
+
+def test_steps_within_an_event_end_at_its_sparsity():
+    assert inner_sparsities(0.9, "none", 5) == [0.9] and inner_sparsities(0.9, "halving", 5) == halving_sparsities(0.9)
+    left = [1.0, *(1 - share for share in inner_sparsities(0.99, "exponential", 4))]
+    assert [b / a for a, b in zip(left, left[1:], strict=False)] == pytest.approx([0.01**0.25] * 4)
+
+
+def test_a_schedule_says_what_is_gone_at_any_time():
+    def at(schedule, x):
+        return scheduled_sparsity(schedule, 0.9, x, n_events=3, n_phases=2, start=0.1)
+
+    assert at("once", 0.0) == at("constant", 0.3) == 0.9 and at("cubic", 0.0) == pytest.approx(0.1)
+    assert [at("gradual", x) for x in (0.0, 0.49, 0.5, 0.99, 1.0)] == [gradual_sparsities(0.9, 3)[n] for n in (0, 0, 1, 1, 2)]
+    assert [at("alternating", x) for x in (0.0, 0.6, 1.0)] == [0.9, 0.0, 0.9]

@@ -2,7 +2,7 @@ import pytest
 import torch as th
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.triggers import EarlyPruningIndicator, LazyTrigger, structure_similarity
+from rl_crop.core.triggers import DistanceTrigger, EarlyPruningIndicator, LazyTrigger, structure_similarity, weight_trigger
 
 
 def run(trigger, weights, steps, checks=60):
@@ -125,3 +125,53 @@ def test_an_indicator_goes_on_from_the_state_of_another(stop):
     assert not any(indicator.check(widths) for widths in proposals[:stop])
     other.load_state_dict(indicator.state_dict())
     assert stop + first(other, proposals[stop:]) == whole
+
+
+def distances(sparsity, names=("actor",), **form):
+    weights = {name: th.ones(4, 4) for name in names}
+    return DistanceTrigger({name: [tensor] for name, tensor in weights.items()}, sparsity, **form), weights
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.95])
+def test_the_papers_distance_fires_below_one_minus_sparsity(sparsity):
+    """θ_0 is the initialisation; the norm of the weights is 4, and steps are 4 · 0.9^n."""
+    trigger, weights = distances(sparsity)
+    fired = run(trigger, weights, {"actor": lambda check: 4 * 0.9**check})
+    assert fired == next(n for n in range(60) if 0.9**n < 1 - sparsity)
+    trigger, weights = distances(sparsity)
+    assert run(trigger, weights, {"actor": lambda check: 4.0 * (check > 2)}, checks=2) is None  # nothing is trained yet
+
+
+@pytest.mark.parametrize("structured, sparsity, factor", [
+    (False, 0.5, 0.5), (False, 0.9, 0.1), (True, 0.5, 0.4), (True, 0.8, 0.1), (True, 0.9, 0.05), (True, 0.99, 0.005),
+])  # fmt: skip
+def test_the_released_distance_is_relative_to_the_first_one_and_always_fires(structured, sparsity, factor):
+    """Its τ for units was 1 − ρ − 0.1 times the first distance, so never above zero from 0.9 on: half of 1 − ρ instead."""
+    trigger, weights = distances(sparsity, released=True, structured=structured)
+    fired = run(trigger, weights, {"actor": lambda check: 8 * 0.8**check}, checks=200)
+    start = 4 + 8  # the norm when θ_0 was taken, after the first check
+    first = 8 * 0.8 / start
+    assert trigger.tau("actor") == pytest.approx(first * factor)
+    assert fired == next(n for n in range(2, 200) if 8 * 0.8**n / start < first * factor)
+
+
+def test_distances_wait_for_every_network_each_with_its_own_sparsity():
+    trigger, weights = distances({"actor": 0.5, "critic": 0.95}, names=("actor", "critic"))
+    fired = run(trigger, weights, dict.fromkeys(weights, lambda check: 4 * 0.9**check))
+    assert fired == next(n for n in range(60) if 0.9**n < 0.05)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2, 5])
+@pytest.mark.parametrize("rule", ["distance", "distance_released"])
+def test_a_distance_goes_on_from_the_state_of_another(rule, stop):
+    def triggers():
+        weights = {"actor": th.ones(4, 4)}
+        return weight_trigger(rule, {"actor": [weights["actor"]]}, 0.9), weights
+
+    whole, weights = triggers()
+    expected = run(whole, weights, {"actor": lambda check: 4 * 0.8**check})
+    first, weights = triggers()
+    assert run(first, weights, {"actor": lambda check: 4 * 0.8**check}, checks=stop) is None
+    other = weight_trigger(rule, {"actor": [weights["actor"]]}, 0.9)
+    other.load_state_dict(first.state_dict())
+    assert run(other, weights, {"actor": lambda check: 4 * 0.8 ** (check + stop)}) == expected - stop
