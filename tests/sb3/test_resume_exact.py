@@ -42,6 +42,7 @@ SCHEDULES = {
     "lazy, gradual": [{"when": "lazy", "schedule": "gradual", "n_events": 3, "until": 0.9}],
     "epi": [{"when": "epi", "min_units": 4}],
     "fixed, iterative": [{"when": 0.4, "schedule": "iterative"}],
+    "masks, gradual": [{"when": "lazy", "structured": False, "schedule": "gradual", "n_events": 3, "until": 0.9}],
     "one a network": [{"when": "lazy", "networks": "actor"}, {"when": 0.7, "networks": "critic"}],
 }
 """The callbacks of a run."""
@@ -105,6 +106,8 @@ def everything(model):
         ("sac", "lazy, gradual", {"lazy"}),
         ("sac_normalized", "epi", {"epi"}),
         ("td3", "lazy", {"lazy"}),
+        ("ppo", "masks, gradual", {"lazy"}),
+        ("sac", "masks, gradual", {"lazy"}),
         ("dqn", "lazy", {"lazy"}),
     ],
 )
