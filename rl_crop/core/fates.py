@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch as th
 
-from rl_crop.core.masks import Keep, pack, release_masks, unpack
+from rl_crop.core.masks import Keep, Masks, pack, release_masks, unpack
 from rl_crop.core.plan import PruningPlan
 from rl_crop.core.regrowth import drop_and_grow, regrown_share
 from rl_crop.core.report import PruningReport
@@ -94,36 +94,45 @@ class Masked(Fate):
 
     def act(self, x: float, batches: "Batches") -> None:
         run, recipe, option = self.run, self.run.recipe, self.run.recipe.option
-        subject = run.subject_of(batches())
-        masks = run.masks or run.weights.masks(subject, run.targets)
-        restores = recipe.fate == "revive" and recipe.inner != "none"  # a step may bring back what an earlier one masked
-        dense = [{name: copy[name].data for name in masks.keep if name in copy} for copy in masks.copies]
+        subject, first = run.subject_of(batches()), run.masks is None
         with Transaction() as transaction:
-            if run.masks is None:
-                release_masks([tensor for copy in masks.copies for tensor in copy.values()], transaction)
-            if run.masks is None and recipe.regrow != "none":  # what regrows begins with a random mask
+            masks = self._held(subject, transaction)
+            names = [name for network in run.targets for name in run.weights.within(network)]
+            restores = recipe.fate == "revive" and recipe.inner != "none"  # a step may bring back what an earlier one masked
+            dense = [{name: copy[name].data for name in names if name in copy} for copy in masks.copies if restores]
+            if first and recipe.regrow != "none":  # what regrows begins with a random mask
                 cubic = recipe.schedule == "cubic"
                 start = dict.fromkeys(run.targets, option("start")) if cubic else run.targets
-                first = run.weights.select(
+                begin = run.weights.select(
                     run.weights.random(run.draw), start, option("start_scope") if cubic else recipe.scope
                 )
-                masks.set({**masks.keep, **first}, transaction)
+                masks.set({**masks.keep, **begin}, transaction)
             for step in run.steps_to(run.due(x)):
                 wanted = {name: share for name, share in step.items() if self._moves(masks.keep, name, share)}
                 if not wanted:
                     continue
                 scores = run.saliency(subject, masks.keep, dense[0] if restores else None)
-                for copy, values in zip(masks.copies, dense if restores else [], strict=False):
+                for copy, values in zip(masks.copies, dense, strict=False):
                     for name, value in values.items():
                         transaction.set_data(copy[name], value.clone())
                 among = None if recipe.fate == "revive" else masks.keep
                 masks.set({**masks.keep, **run.weights.select(scores, wanted, recipe.scope, among)}, transaction)
-            if run.masks is not None and recipe.regrow != "none":
+            if not first and recipe.regrow != "none":
                 growth = run.weights.growth(recipe.regrow, subject, run.draw, masks.keep)
                 share = regrown_share(option("share"), option("share_end"), x)
-                masks.set(drop_and_grow(masks.keep, run.weights.magnitude(), growth, share), transaction)
+                own = {name: masks.keep[name] for name in names}
+                masks.set({**masks.keep, **drop_and_grow(own, run.weights.magnitude(), growth, share)}, transaction)
         run.masks = masks
+
+    def _held(self, subject: Subject, transaction: Transaction) -> Masks:
+        """:return: masks that are attached, and the only ones that hold these weights."""
+        if self.run.masks is not None and self.run.masks.attached:
+            return self.run.masks
+        masks = self.run.weights.masks(subject, self.run.targets)
+        release_masks([tensor for copy in masks.copies for tensor in copy.values()], transaction)
         masks.attach()
+        transaction.call(masks.detach)
+        return masks
 
     def _moves(self, keep: Keep, network: str, sparsity: float) -> bool:
         """:return: whether a network becomes sparser, or dense again."""
@@ -132,10 +141,9 @@ class Masked(Fate):
 
     def freeze(self, keep: Keep, subject: Subject) -> None:
         """From now on these masks hold."""
-        masks = self.run.weights.masks(subject, self.run.targets)
-        release_masks([tensor for copy in masks.copies for tensor in copy.values()])
-        masks.set({**masks.keep, **keep})
-        masks.attach()
+        with Transaction() as transaction:
+            masks = self._held(subject, transaction)
+            masks.set({**masks.keep, **keep}, transaction)
         self.run.masks = masks
 
     def report(self, subject: Subject) -> PruningReport:

@@ -131,7 +131,8 @@ class RecipeRun:
     def look(self) -> None:
         """Do what is due before a rollout."""
         changes = self.engine.draw
-        free = self.recipe.criterion in GRADIENT_FREE and self.recipe.compensation == "none"
+        grows = self.recipe.regrow == "gradient" and self.engine.begun is not None
+        free = self.recipe.criterion in GRADIENT_FREE and self.recipe.compensation == "none" and not grows
         if self.engine.finished or not (free or self._has_data):
             return
         try:
@@ -147,7 +148,9 @@ class RecipeRun:
     def _has_data(self) -> bool:
         if isinstance(self.model, OnPolicyAlgorithm):
             return bool(self.memory.parts)
-        return self.model.num_timesteps >= max(getattr(self.model, "learning_starts", 0), 1)
+        replay = getattr(self.model, "replay_buffer", None)  # empty where an agent was loaded without it
+        learns = self.model.num_timesteps >= max(getattr(self.model, "learning_starts", 0), 1)
+        return learns and (replay is None or replay.size() > 0)
 
     def rollout_end(self) -> None:
         """Keep an on-policy rollout for scoring."""
