@@ -1,22 +1,14 @@
 """What a sweep starts, in which order, and what becomes of it. Most cells here only pretend to run."""
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
-import yaml
 
 from rl_crop.evaluation.store import Store, compute
-from rl_crop.evaluation.study import Cell, load_study
+from rl_crop.evaluation.study import Cell
 from rl_crop.evaluation.sweep import Sweep
-from rl_crop.files import read_json, write_json
+from rl_crop.files import write_json
 
-ROOT = Path(__file__).parents[2]
 RESULT = {"task": "task", "final": {"mean": 1.0}, "seconds": {"learn": 1.0, "learn_with_evaluation": 10.0}}
 
 
@@ -31,6 +23,7 @@ class Pretence:
     def __init__(self, capacity=1, **ends):
         self.capacity, self.ends = capacity, {arm: list(tries) for arm, tries in ends.items()}
         self.running, self.started, self.stopped = [], [], False
+        self.result = RESULT
 
     def start(self, store, cell, claim):
         assert len(self.running) < self.capacity and store.state(cell) == "running"
@@ -43,7 +36,7 @@ class Pretence:
         store, cell = self.running.pop(0)
         end = self.ends.get(cell.arm, ["done"]).pop(0)
         if end == "done":
-            store.record(cell, RESULT)
+            store.record(cell, self.result)
         elif end == "error":
             store.record_failure(cell, "Traceback\nValueError: so it is")
         return [(cell, None if end in ("done", "error") else end)]
@@ -145,36 +138,14 @@ def test_two_sweeps_on_one_folder_share_the_cells(arm, store):
     assert all({status for _, status in end} == {"done", "skipped"} and len(end) == len(cells) for end in ends)
 
 
-def test_a_killed_sweep_goes_on_where_it_was_and_ends_with_the_same_results(tmp_path):
-    task = {"env": "CartPole-v1", "algo": "a2c", "n_timesteps": 100, "evaluation": {"n_evals": 2, "final_episodes": 3}}
-    study = {"tasks": {"t": {"config": "task.yaml"}}, "arms": {"dense": "dense"}, "sparsities": [0.9], "seeds": [0, 1]}
-    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    results = tmp_path / "results"
-    command = [sys.executable, str(ROOT / "scripts" / "sweep.py"), str(tmp_path / "study.yaml"), "--results", str(results)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-
-    # In a process group of its own, so that the signal also reaches the cell that runs
-    sweep = subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    while not list(results.glob("*.json")):
-        assert sweep.poll() is None, sweep.stdout.read().decode()
-        time.sleep(0.05)
-    os.killpg(sweep.pid, signal.SIGKILL)
-    sweep.communicate()
-    (first,) = results.glob("*.json")
-    modified = first.stat().st_mtime_ns
-
-    again = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "1 skipped, 1 done" in again.stdout
-    assert first.stat().st_mtime_ns == modified
-
-    for cell in load_study(tmp_path / "study.yaml"):
-        expected = compute(cell)
-        result = read_json(results / f"{cell.name}.json")
-        assert all(result[key] == expected[key] for key in ("final", "evaluations", "widths", "config", "hash"))
+def test_the_lock_of_a_cell_that_outlived_its_sweep_is_removed(arm, store):
+    cell = arm("done")
+    claim = store.claim(cell)
+    store.record(cell, RESULT)
+    assert seen(Sweep(store, Pretence()), [cell]) == [("done", "skipped")] and claim.path.exists()  # it may still be held
+    claim.release()
+    claim.path.touch()
+    assert seen(Sweep(store, Pretence()), [cell]) == [("done", "skipped")] and not claim.path.exists()
 
 
 def test_time_left_is_told_from_earlier_results_of_the_task(arm, store):
@@ -186,3 +157,10 @@ def test_time_left_is_told_from_earlier_results_of_the_task(arm, store):
     assert store.seconds_left([first, second], {first.name: 5.0}) == 35
     assert store.seconds_left([first, second], {first.name: 99.0}) == 20  # longer than expected, but not less than nothing
     assert store.seconds_left([], {}) == 0
+
+
+def test_small_returns_are_told_with_their_digits(arm, store):
+    engine = Pretence(capacity=1)
+    engine.result = RESULT | {"final": {"mean": -0.0163}}
+    messages = [progress.message for progress in Sweep(store, engine).run([arm("tracking")])]
+    assert messages == ["", "return -0.0163, 1 s"]
