@@ -1,7 +1,12 @@
+import tempfile
+import time
+from pathlib import Path
+
 import pytest
 import torch as th
 
 from rl_crop.evaluation import RunConfig
+from rl_crop.evaluation.claims import Claim
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +29,13 @@ def tiny():
             "evaluation": {"n_evals": 4, "n_episodes": 3, "final_episodes": 5, "n_envs": 2},
         }
     )
+
+
+@pytest.fixture(scope="module")
+def no_other_ray():
+    """Ray connects to whatever cluster it finds on the machine, so tests side by side must not start another."""
+    path = Path(tempfile.gettempdir()) / "rl_crop-tests-with-ray"
+    while (claim := Claim.take(path)) is None:
+        time.sleep(0.2)
+    yield
+    claim.release()

@@ -107,7 +107,7 @@ def test_sweeps_killed_ten_times_at_random_moments_end_with_the_results_of_an_un
     assert all(path.stat().st_mtime_ns == moment for path, moment in written.items())  # and none of them twice
 
 
-def test_a_sweep_on_a_cluster_of_two_nodes_completes_when_one_is_killed(tmp_path, monkeypatch):
+def test_a_sweep_on_a_cluster_of_two_nodes_completes_when_one_is_killed(tmp_path, monkeypatch, no_other_ray):
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 

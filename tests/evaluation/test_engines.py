@@ -15,7 +15,7 @@ from rl_crop.evaluation.sweep import Sweep
 from rl_crop.files import read_json
 
 
-def test_without_a_cluster_the_error_says_how_to_start_one():
+def test_without_a_cluster_the_error_says_how_to_start_one(no_other_ray):
     pytest.importorskip("ray")
     with pytest.raises(ConfigError, match="ray start --head"):
         RayEngine("auto")
@@ -31,9 +31,10 @@ def engine(request):
         sys.path.remove(folder)
         return
     ray = pytest.importorskip("ray")
+    request.getfixturevalue("no_other_ray")
     root = str(Path(__file__).parents[2])
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-    ray.init(num_cpus=2, runtime_env={"env_vars": {"PYTHONPATH": f"{root}:{folder}"}}, **options)
+    ray.init("local", num_cpus=2, runtime_env={"env_vars": {"PYTHONPATH": f"{root}:{folder}"}}, **options)
     yield RayEngine()
     ray.shutdown()
 
