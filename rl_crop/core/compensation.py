@@ -23,8 +23,11 @@ COMPENSATIONS = ("none", "bias", "least_squares", "distill")
 REFITTING = ("least_squares", "distill")
 """Those that change weights, so that what optimizers have learnt of their gradients no longer holds."""
 
-RIDGE = 1e-4
-"""Pull towards the plain cut, relative to the variance of the activations."""
+RIDGE = 1e-2
+"""
+Pull towards the plain cut, relative to the variance of the activations. A weaker one reproduces what was computed no
+better, but with far larger weights where kept units resemble each other, and agents then fall apart in the next updates.
+"""
 ROUNDING = 1e-10
 """Variance, relative to the mean square, that can be rounding in single precision: weights must not grow to explain it."""
 
@@ -75,9 +78,10 @@ class Compensator:
             if id(bias) not in self.biases:  # none, or one that the model computes and that cannot be refitted
                 self.without_bias.append(module_of(name) or name)
                 call = partial(call, bias=None)
-            target = rows_of(call(), channel_axis(weight))
-            kept = self.rows_kept[name]
-            self.targets[name] = target if kept is None else target[:, kept]
+            output = call()
+            target = rows_of(output, channel_axis(weight), self.rows_kept[name])
+            shared = target.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
+            self.targets[name] = target.clone() if shared else target  # the model may write to its output
 
     def refit(self, transaction: Transaction) -> None:
         """
