@@ -23,19 +23,22 @@ AT_ONCE = 32
 """Observations whose patches are copied out together."""
 
 
-def rows_of(tensor: th.Tensor, axis: int) -> th.Tensor:
+def rows_of(tensor: th.Tensor, axis: int, channels: np.ndarray | None = None) -> th.Tensor:
     """
     :param tensor: input or output of a layer.
     :param axis: its channel axis.
+    :param channels: the channels that are wanted; all by default.
     :return: shape (rows, channels), float64; where there are more than :data:`MAX_ROWS`, the same choice of them for
         the same shape.
     """
     moved = tensor.movedim(axis, -1)
     chosen = _chosen_rows(moved.shape[:-1])
     if chosen is None:
-        return moved.reshape(-1, moved.shape[-1]).double()
-    places = np.unravel_index(chosen, moved.shape[:-1])
-    return moved[tuple(th.as_tensor(place, device=tensor.device) for place in places)].double()
+        rows = moved.reshape(-1, moved.shape[-1])
+    else:
+        places = np.unravel_index(chosen, moved.shape[:-1])
+        rows = moved[tuple(th.as_tensor(place, device=tensor.device) for place in places)]
+    return (rows if channels is None else rows[:, th.as_tensor(channels, device=tensor.device)]).double()
 
 
 def _chosen_rows(shape: tuple[int, ...]) -> np.ndarray | None:
@@ -113,15 +116,21 @@ def unit_activations(
         consumers = [slot for slot in group.slots if slot.role == "in" and slot.tensor in received]
         distinct = {(sources[slot.tensor], slot.index.tobytes()): slot for slot in consumers}
         columns = [
-            th.cat([received[slot.tensor][:, slot.index[:, place]] for place in range(slot.index.shape[1])])
+            _columns(received[slot.tensor], slot.index[:, place])
             for slot in distinct.values()
+            for place in range(slot.index.shape[1])
         ]
         if columns:
-            stacked = th.cat(columns)
+            stacked = th.cat(columns) if len(columns) > 1 else columns[0]
             if len(stacked) > MAX_ROWS:
                 stacked = stacked[:: -(-len(stacked) // MAX_ROWS)]
             result[group.name] = stacked.cpu().numpy()
     return result
+
+
+def _columns(rows: th.Tensor, index: np.ndarray) -> th.Tensor:
+    """:return: the columns at an index, not copied where it names all of them in order."""
+    return rows if np.array_equal(index, np.arange(rows.shape[1])) else rows[:, index]
 
 
 class UnitActivations:

@@ -59,10 +59,10 @@ def hessian_gradient_product(
     total = [th.zeros_like(parameter) for parameter in wrt]
     for number, batch in enumerate(batches):
         grads = _gradient_of_batch(loss, parameters, batch, seed + number, create_graph=True)
-        with th.enable_grad():
-            inner = sum((g * v).sum() for g, v in zip(grads, vector, strict=True) if g is not None and g.requires_grad)
-        if isinstance(inner, th.Tensor):  # a loss that is linear in every parameter has no curvature
-            _accumulate(total, _differentiate(inner, wrt, create_graph=False))
+        curved = [(g, v) for g, v in zip(grads, vector, strict=True) if g is not None and g.requires_grad]
+        if curved:  # a loss that is linear in every parameter has no curvature
+            found, along = zip(*curved, strict=True)
+            _accumulate(total, _differentiate(found, wrt, create_graph=False, along=along))
     return _checked(total)
 
 
@@ -84,11 +84,17 @@ def _gradient_of_batch(
         return grads
 
 
-def _differentiate(value: th.Tensor, by: Sequence[th.Tensor], create_graph: bool) -> tuple[th.Tensor | None, ...]:
-    """Derivatives of a scalar; ``None`` for what it does not depend on and for frozen parameters."""
+def _differentiate(
+    value: Any, by: Sequence[th.Tensor], create_graph: bool, along: Sequence[th.Tensor] | None = None
+) -> tuple[th.Tensor | None, ...]:
+    """
+    Derivatives of a scalar, or of the inner product of tensors with fixed ones (``along``); ``None`` for what it does not
+    depend on and for frozen parameters.
+    """
     free = [tensor for tensor in by if tensor.requires_grad]
     try:
-        found = iter(th.autograd.grad(value, free, create_graph=create_graph, allow_unused=True) if free else ())
+        grads = th.autograd.grad(value, free, along, create_graph=create_graph, allow_unused=True) if free else ()
+        found = iter(grads)
     except RuntimeError as error:
         raise PruningError(
             f"The loss cannot be differentiated for this criterion ({error}). Criteria that need less: snip (one gradient), "

@@ -108,8 +108,9 @@ class LayerObserver(TorchFunctionMode):
     Shows a function every linear and convolution call, before it is made, while the mode is active.
 
     :param weights: name by ``id`` of the weights to watch.
-    :param before: called with (name, input, weight, bias, call); ``call()`` computes the layer's output, and
-        ``call(input=..., weight=..., bias=...)`` what it would be with others.
+    :param before: called with (name, input, weight, bias, call); ``call()`` computes the layer's output, with which the
+        model then goes on, so that nothing may change what it is computed of; ``call(input=..., weight=..., bias=...)`` what
+        it would be with others.
     """
 
     def __init__(self, weights: dict[int, str], before: Callable[..., None]) -> None:
@@ -124,14 +125,22 @@ class LayerObserver(TorchFunctionMode):
             name = self.weights.get(id(bound["weight"]))
             if name is not None:
                 rest = args[3:]
+                outputs: list[th.Tensor] = []
 
                 def call(**replaced: Any) -> th.Tensor:
+                    if outputs and not replaced:
+                        return outputs[0]
                     now = {key: replaced.get(key, bound[key]) for key in ("input", "weight", "bias")}
                     options = {key: value for key, value in kwargs.items() if key not in now}
-                    return func(now["input"], now["weight"], now["bias"], *rest, **options)
+                    out = func(now["input"], now["weight"], now["bias"], *rest, **options)
+                    if not replaced:
+                        outputs.append(out)
+                    return out
 
                 with th.no_grad():  # a model may switch gradients on for a part of its forward pass
                     self.before(name, bound["input"], bound["weight"], bound["bias"], call)
+                if outputs and not th.is_grad_enabled():
+                    return outputs[0]
         return func(*args, **kwargs)
 
 

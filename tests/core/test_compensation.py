@@ -140,6 +140,15 @@ def test_fewer_rows_are_enough(monkeypatch):
     test_a_channel_that_the_others_reproduce_is_repaired_exactly("padding", monkeypatch)
 
 
+def test_outputs_that_the_model_writes_to_are_remembered_as_they_were():
+    plain = nn.Sequential(*mlp((3, 8, 2)), nn.ReLU())
+    writing = nn.Sequential(*copy.deepcopy(list(plain)[:-1]), nn.ReLU(inplace=True))
+    data, kept = batches(n=40), [0, 2, 3, 7]
+    for model in (plain, writing):
+        cut(model, data, kept)
+    assert th.equal(plain[2].weight, writing[2].weight) and th.equal(plain[2].bias, writing[2].bias)
+
+
 def test_mirrors_are_fitted_on_their_own_activations():
     model, data = mlp((3, 10, 8, 2)), batches(n=40)
     mirror, alone = mlp((3, 10, 8, 2)), mlp((3, 10, 8, 2))
