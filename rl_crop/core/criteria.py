@@ -184,8 +184,9 @@ def span_crop(scoring: Scoring) -> Saliency:
         centred = activations - activations.mean(0)
         deviation = np.sqrt((centred**2).mean(0))
         # A constant unit carries nothing that a bias cannot: it stays a column of zeros.
-        standardised = centred / np.where(deviation > 1e-8 * max(deviation.max(), 1e-30), deviation, np.inf)
-        scores[group.name] = pivoted_energies(standardised * np.sqrt(importance[group.name] / len(activations)))
+        centred /= np.where(deviation > 1e-8 * max(deviation.max(), 1e-30), deviation, np.inf)
+        centred *= np.sqrt(importance[group.name] / len(activations))
+        scores[group.name] = pivoted_energies(centred)
     return scores
 
 
