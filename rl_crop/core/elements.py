@@ -1,35 +1,14 @@
-"""Single weights as what is pruned: which there are, and what a criterion gives each of them."""
+"""What a criterion gives each single weight of a network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch as th
-from torch import nn
 
 from rl_crop.core.criteria import resolve_criterion
 from rl_crop.core.errors import PruningError
 from rl_crop.core.masks import Keep
 from rl_crop.core.scoring import Criterion, Scoring
 from rl_crop.core.subject import Network, Subject
-from rl_crop.core.units import UnitGraph
-
-
-def element_weights(subject: Subject, graph: UnitGraph, ignore: Sequence[str] = ()) -> dict[str, dict[str, th.Tensor]]:
-    """
-    The weights of linear and convolution layers; biases, norms, recurrent cells and a free ``log_std`` are not among them.
-
-    :param subject: the model.
-    :param graph: its trace, which shows what is applied as a layer.
-    :param ignore: modules left whole, by ``named_modules()`` name.
-    :return: by network, its weights by parameter name; networks without any are left out.
-    """
-    modules = dict(subject.root.named_modules(remove_duplicate=False))
-    ignored = {id(parameter) for name in ignore for parameter in modules[name].parameters()}
-    tensors = subject.trained.tensors
-    layers = [
-        name for name in graph.applications if isinstance(tensors[name], nn.Parameter) and id(tensors[name]) not in ignored
-    ]
-    found = {net.name: {name: tensors[name] for name in layers if name in net.parameters} for net in subject.networks}
-    return {name: weights for name, weights in found.items() if weights}
 
 
 def element_scores(

@@ -118,10 +118,12 @@ class Masked(Fate):
                 among = None if recipe.fate == "revive" else masks.keep
                 masks.set({**masks.keep, **run.weights.select(scores, wanted, recipe.scope, among)}, transaction)
             if not first and recipe.regrow != "none":
-                growth = run.weights.growth(recipe.regrow, subject, run.draw, masks.keep)
+                growth = run.weights.growth(recipe.regrow, subject, run.draw, masks.keep, run.targets)
                 share = regrown_share(option("share"), option("share_end"), x)
                 own = {name: masks.keep[name] for name in names}
-                masks.set({**masks.keep, **drop_and_grow(own, run.weights.magnitude(), growth, share)}, transaction)
+                magnitude = run.weights.magnitude()
+                worth = run.weights.protected({name: magnitude[name] for name in names}, own)
+                masks.set({**masks.keep, **drop_and_grow(own, worth, growth, share)}, transaction)
         run.masks = masks
 
     def _held(self, subject: Subject, transaction: Transaction) -> Masks:
@@ -148,7 +150,7 @@ class Masked(Fate):
 
     def report(self, subject: Subject) -> PruningReport:
         keep = {} if self.run.masks is None else self.run.masks.keep
-        return self.run.weights.report(subject, keep, self.run.settings.criterion_name, self.run.seconds)
+        return self.run.weights.report(keep, self.run.settings.criterion_name, self.run.seconds)
 
     def state_dict(self) -> dict[str, Any]:
         return {"keep": None if self.run.masks is None else pack(self.run.masks.keep)}

@@ -41,6 +41,7 @@ OPTIONS: dict[str, Any] = {
     "latest": 0.5,  # share of the run at which a trigger fires at the latest
     "shuffle": False,  # keep as many in each layer as the criterion says, chosen at random
     "n_batches": 8,  # scoring batches
+    "min_units": 1,  # units that stay in every layer, or weights in every layer and output ranked with others
     "rate": 0.2,  # share of what is left that a round removes
     "rewind": 0.0,  # share of the run that later rounds go back to
     "n_candidates": 8,  # of driver="population"

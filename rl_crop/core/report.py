@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+NO_FASTER = "masked weights are stored and computed as zeros: masks alone make nothing faster or smaller"
+
 
 @dataclass(frozen=True)
 class PruningReport:

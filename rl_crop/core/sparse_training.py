@@ -64,7 +64,8 @@ class SparseTraining:
         self.every = max(recipe.option("every"), min_interval if moves else 0)
         criterion = shuffled(resolve_criterion(recipe.criterion)) if recipe.option("shuffle") else recipe.criterion
         scope = recipe.scope if recipe.structured else "network"
-        self.settings = Settings(criterion, scope, compensation=recipe.compensation, seed=seed, **settings)
+        settings = {"min_units": recipe.option("min_units"), "compensation": recipe.compensation} | settings
+        self.settings = Settings(criterion, scope, seed=seed, **settings)
         self.fate = FATES[recipe.fate](self)
         self.masks: Any = None  # Masks, as soon as weights are masked
         self.begun: float | None = None
@@ -83,12 +84,15 @@ class SparseTraining:
         """Look at the run's beginning: what is trained, and the weights that triggers and criteria compare with."""
         self.detach()
         graph, recipe = trace(subject, self.settings.ignore), self.recipe
-        self.tensors, self.weights = subject.trained.tensors, Weights.of(subject, graph, self.settings.ignore)
+        self.tensors = subject.trained.tensors
+        self.weights = Weights.of(subject, graph, self.settings.ignore, self.settings.min_units)
         producers = {group.tensors("out")[0] for group in graph.groups.values()}
         with_units = [network.name for network in subject.networks if network.parameters & producers]
         names = with_units if recipe.structured else list(self.weights.names)
         targets = sparsity_by_network(self.sparsity, names, recipe.scope)
         self.targets = {"total": next(iter(targets.values()))} if recipe.scope == "global" and targets else targets
+        if not recipe.structured:  # whether the sparsity is possible shows now
+            self.weights.select(self.weights.magnitude(), self.targets, recipe.scope)
         if recipe.when == "epi":
             self._trigger = EarlyPruningIndicator(recipe.option("threshold"))
         elif isinstance(recipe.when, str):
@@ -184,7 +188,9 @@ class SparseTraining:
 
     def saliency(self, subject: Subject, keep: Keep, dense: Mapping[str, th.Tensor] | None = None) -> dict[str, th.Tensor]:
         """:return: scores of single weights, of which some are masked; ``dense`` are those without masks."""
-        return self.weights.saliency(subject, self.settings.criterion, self.draw, keep, self.initial or None, dense)
+        return self.weights.saliency(
+            subject, self.settings.criterion, self.draw, keep, self.initial or None, dense, self.targets
+        )
 
     _STATE = ("begun", "decided_by", "finished", "seconds", "_n_changes", "_next_check")
 

@@ -1,22 +1,25 @@
 """The single weights that can be masked: where they are, how much they matter, and which of them stay."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch as th
 
-from rl_crop.core.densities import select
-from rl_crop.core.elements import element_scores, element_weights
-from rl_crop.core.mask_plan import NO_FASTER
+from rl_crop.core.densities import n_kept, select
+from rl_crop.core.elements import element_scores
+from rl_crop.core.errors import PruningError
 from rl_crop.core.masks import Keep, Masks, attached_masks
-from rl_crop.core.report import PruningReport
+from rl_crop.core.report import NO_FASTER, PruningReport
 from rl_crop.core.rng import isolated_rng, undisturbed
 from rl_crop.core.scoring import Criterion, Saliency, Scoring, unit_scores
 from rl_crop.core.subject import Subject
-from rl_crop.core.units import UnitGraph
+from rl_crop.core.units import OUTPUT, UnitGraph, module_of
 
 Tensors = Mapping[str, th.Tensor]
+TOGETHER = ("network", "global")
+"""Scopes in which layers are ranked together, so that one can lose all to the others."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +27,39 @@ class Weights:
     """
     The weights of linear and convolution layers, output layers included, by network (``"total"``: of all networks).
 
-    :param names: of the weights, by network.
+    Biases, norms, recurrent cells and a free ``log_std`` are not among them.
+
+    :param names: of the weights, by network; networks without any are left out.
     :param tensors: the parameters by name.
-    :param applications: how often each weight is applied for one observation.
+    :param applications: how often each weight of a layer is applied for one observation.
+    :param heads: the weights whose outputs are the network's.
+    :param n_params: all that is trained.
+    :param flops: of one observation through all networks, nothing masked.
+    :param min_units: weights that every layer and every output keep where layers are ranked together.
     """
 
     names: Mapping[str, tuple[str, ...]]
     tensors: Tensors
     applications: Mapping[str, float]
+    heads: frozenset[str]
+    n_params: int
+    flops: float
+    min_units: int
 
     @classmethod
-    def of(cls, subject: Subject, graph: UnitGraph, ignore: Sequence[str] = ()) -> "Weights":
+    def of(cls, subject: Subject, graph: UnitGraph, ignore: Sequence[str] = (), min_units: int = 1) -> "Weights":
         """:return: those of a subject, of which a graph of units has been made; ignored modules are left out."""
-        found = element_weights(subject, graph, ignore)
-        names = {network: tuple(own) for network, own in found.items()}
-        return cls(names, {name: tensor for own in found.values() for name, tensor in own.items()}, graph.applications)
+        modules = dict(subject.root.named_modules(remove_duplicate=False))
+        ignored = {id(parameter) for name in ignore for parameter in modules[name].parameters()}
+        trained = {name: t for name, t in subject.trained.tensors.items() if isinstance(t, th.nn.Parameter)}
+        applications = {name: count for name, count in graph.applications.items() if name in trained}
+        layers = {name: trained[name] for name in applications if id(trained[name]) not in ignored}
+        names = {net.name: tuple(name for name in layers if name in net.parameters) for net in subject.networks}
+        names = {network: own for network, own in names.items() if own}
+        tensors = {name: layers[name] for own in names.values() for name in own}
+        heads = frozenset(name for name in tensors if graph.untouched.get(module_of(name)) == OUTPUT)
+        flops = sum(2 * count * trained[name].numel() for name, count in applications.items())
+        return cls(names, tensors, applications, heads, sum(t.numel() for t in trained.values()), flops, min_units)
 
     def within(self, network: str) -> dict[str, th.Tensor]:
         """:return: the weights of a network by name."""
@@ -62,31 +83,67 @@ class Weights:
         keep: Keep,
         initial: Tensors | None = None,
         dense: Tensors | None = None,
+        networks: Container[str] = ("total",),
     ) -> dict[str, th.Tensor]:
-        """:return: scores of all weights, each network by its own loss; see :func:`~rl_crop.core.elements.element_scores`."""
+        """
+        :return: scores of the weights of the networks named, each by its own loss; see
+            :func:`~rl_crop.core.elements.element_scores`.
+        """
         scores: dict[str, th.Tensor] = {}
         with isolated_rng(seed), undisturbed(subject.root):
             for network in subject.networks:
-                if network.name in self.names:
+                if network.name in self.names and ("total" in networks or network.name in networks):
                     own = self.within(network.name)
                     scores |= element_scores(subject, network, own, criterion, seed, keep, initial, dense)
         return scores
 
-    def growth(self, regrow: str, subject: Subject, seed: int, keep: Keep) -> dict[str, th.Tensor]:
+    def growth(
+        self, regrow: str, subject: Subject, seed: int, keep: Keep, networks: Container[str] = ("total",)
+    ) -> dict[str, th.Tensor]:
         """:return: how much each weight is wanted back: ``"gradient"``, |g| of the masked network; or ``"random"``."""
         if regrow == "random":
             return self.random(seed)
-        gradient = self.saliency(subject, lambda scoring: scoring.gradient, seed, keep)
+        gradient = self.saliency(subject, lambda scoring: scoring.gradient, seed, keep, networks=networks)
         return {name: tensor.abs() for name, tensor in gradient.items()}
 
     def select(
         self, scores: Tensors, sparsity: Mapping[str, float], scope: str, among: Keep | None = None
     ) -> dict[str, th.Tensor]:
-        """:return: masks that leave, in each network, exactly the weights with the highest scores that a sparsity allows."""
+        """
+        :return: masks that leave, in each network, exactly the weights with the highest scores that a sparsity allows, those
+            that :meth:`protected` names among them where layers are ranked together.
+        :raises PruningError: more weights are protected than may stay.
+        """
         keep: dict[str, th.Tensor] = {}
         for network, share in sparsity.items():
-            keep |= select({name: scores[name] for name in self.within(network)}, share, scope, among)
+            own = {name: scores[name] for name in self.within(network)}
+            if scope in TOGETHER:
+                own = self.protected(own, among)
+                total = sum(score.numel() for score in own.values())
+                n_safe = sum(int(score.eq(th.inf).sum()) for score in own.values())
+                if n_safe > n_kept(total, share):
+                    raise PruningError(
+                        f"sparsity {share:g} of {' and '.join(self.names) if network == 'total' else network} cannot be "
+                        f"reached with min_units={self.min_units}, the weights that every layer and every output keep: the "
+                        f"largest reachable is {math.floor((1 - n_safe / total) * 1e4) / 1e4:g}. Ask for less."
+                    )
+            keep |= select(own, share, scope, among)
         return keep
+
+    def protected(self, scores: Tensors, among: Keep | None = None) -> dict[str, th.Tensor]:
+        """
+        A ranking over several layers can take all of one (a head that starts near zero): nothing before it learns any more.
+
+        :return: the scores, infinite for the best ``min_units`` weights of every layer, and of every output of a network.
+        """
+        found = {}
+        for name, score in scores.items():
+            free = th.ones_like(score, dtype=th.bool) if among is None else among[name]
+            rows = score.shape[0] if name in self.heads else 1
+            best = score.masked_fill(~free, -th.inf).reshape(rows, -1).argsort(dim=1, descending=True, stable=True)
+            chosen = th.zeros_like(best, dtype=th.bool).scatter_(1, best[:, : self.min_units], True).reshape(score.shape)
+            found[name] = score.masked_fill(chosen & free, th.inf)
+        return found
 
     def masks(self, subject: Subject, sparsity: Mapping[str, float]) -> Masks:
         """:return: masks of the networks that a sparsity names, which hold what is held already; not attached yet."""
@@ -100,17 +157,22 @@ class Weights:
         total = sum(tensor.numel() for tensor in self.within(network).values())
         return sum(int((~mask).sum()) for mask in masks) / total
 
-    def report(self, subject: Subject, keep: Keep, criterion: str, seconds: float) -> PruningReport:
-        """:return: what masks leave."""
-        n_params = sum(tensor.numel() for tensor in subject.trained.tensors.values() if isinstance(tensor, th.nn.Parameter))
+    def left(self, keep: Keep) -> tuple[int, int]:
+        """:return: parameters that are not masked, and the floating-point operations of one observation with them."""
         masked = {name: int((~mask).sum()) for name, mask in keep.items()}
-        flops = sum(2 * count * subject.trained.tensors[name].numel() for name, count in self.applications.items())
         saved = sum(2 * self.applications[name] * count for name, count in masked.items())
-        counts = {name: (mask.numel(), mask.numel() - masked[name]) for name, mask in keep.items()}
-        sparsity = {network: self.sparsity(keep, network) for network in (*self.names, "total")}
+        return self.n_params - sum(masked.values()), round(self.flops - saved)
+
+    def sparsities(self, keep: Keep) -> dict[str, float]:
+        """:return: the share that is masked, by network and in ``"total"``."""
+        return {network: self.sparsity(keep, network) for network in (*self.names, "total")}
+
+    def report(self, keep: Keep, criterion: str, seconds: float) -> PruningReport:
+        """:return: what masks leave of what was there without them."""
+        (n_params, flops), counts = self.left(keep), {name: (mask.numel(), int(mask.sum())) for name, mask in keep.items()}
         return PruningReport(
-            n_params, n_params - sum(masked.values()), sparsity, round(flops), round(flops - saved), counts, {}, seconds,
-            criterion, "none", (NO_FASTER,), structured=False,
+            self.n_params, n_params, self.sparsities(keep), round(self.flops), flops, counts, {}, seconds, criterion, "none",
+            (NO_FASTER,), structured=False,
         )  # fmt: skip
 
 

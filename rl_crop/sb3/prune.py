@@ -9,7 +9,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from rl_crop.core.criteria import SPANNING
-from rl_crop.core.elements import element_weights
 from rl_crop.core.errors import PruningError
 from rl_crop.core.mask_plan import make_mask_plan
 from rl_crop.core.masks import attached_masks, pack
@@ -19,6 +18,7 @@ from rl_crop.core.scoring import GRADIENT_FREE
 from rl_crop.core.settings import Settings, Target, check_sparsity
 from rl_crop.core.steps import apply_steps, step_targets
 from rl_crop.core.units import named_tensors
+from rl_crop.core.weights import Weights
 from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.batches import as_samples
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches
@@ -130,7 +130,8 @@ def prunable_parameters(model: BaseAlgorithm, structured: bool = True) -> dict[s
     subject = policy_subject(policy, parts, (), parts.losses, (), None, model)
     graph = trace(subject)
     if not structured:
-        return {name: list(weights.values()) for name, weights in element_weights(subject, graph).items()}
+        weights = Weights.of(subject, graph)
+        return {network: list(weights.within(network).values()) for network in weights.names}
     sliced = {slot.tensor for group in graph.groups.values() for slot in group.slots}
     found = {net.name: [subject.trained.tensors[name] for name in sorted(net.parameters & sliced)] for net in subject.networks}
     return {name: tensors for name, tensors in found.items() if tensors}

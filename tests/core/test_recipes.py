@@ -134,6 +134,28 @@ def test_gmp_follows_its_cubic(monkeypatch):
     assert len(seen) > 8 and seen[-1][0] == 1.0
 
 
+@pytest.mark.parametrize("name", ["gmp", "granet", "earlycrop_u", "imp", "early_exits"])
+def test_a_head_that_starts_near_zero_keeps_a_weight_an_output(name):
+    small = task(20)
+    with th.no_grad():
+        small.model[4].weight.mul_(1e-3)
+    small.optimizers[0].param_groups[0]["lr"] = 0.0
+    recipe = RECIPES[name]
+    run_recipe(small, Recipe(**{**vars(recipe), "options": {**recipe.options, "every": 4, "min_units": 2}}), 0.9)
+    assert [int(n) for n in (small.model[4].weight != 0).sum(1)] == pytest.approx([2, 2, 2], abs=0 if name != "granet" else 14)
+    assert all((weight != 0).sum() >= 2 for weight in weights_of(small).values())
+
+
+def test_what_the_floor_forbids_is_said_at_the_start():
+    small = task()
+    run = SparseTraining(Recipe(**{**vars(RECIPES["gmp"]), "options": {"min_units": 4}}), 0.97, small.subject)
+    with pytest.raises(PruningError, match="min_units=4.*largest reachable is 0.9652"):  # 4 + 4 + 3 * 4 of 576
+        run.update(0.0, lambda: small.data)
+    small = task()
+    run_recipe(small, Recipe(**{**vars(RECIPES["random_units"]), "options": {"min_units": 5}}), 0.7)
+    assert min(small.model[0].out_features, small.model[2].out_features) >= 5
+
+
 def test_epi_waits_for_a_structure_that_is_stable():
     """The trigger sees proposals by the recipe's own criterion, and fires only once they stop to change."""
     small = task()
