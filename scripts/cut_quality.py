@@ -19,10 +19,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import tyro
 
 from rl_crop.evaluation import load_config
-from rl_crop.evaluation.algorithms import algorithm_class
-from rl_crop.evaluation.building import build_env, build_model
+from rl_crop.evaluation.building import build_env
 from rl_crop.evaluation.cut_quality import measure
-from rl_crop.files import write_atomically, write_json, write_text
+from rl_crop.evaluation.partly_trained import partly_trained
+from rl_crop.files import write_json, write_text
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.99)
 CRITERIA = ("crop", "magnitude", "random", "span", "span_crop")
@@ -41,29 +41,6 @@ class Args:
     """Where the trained agents are kept."""
     out: Path = Path("docs/results/cut_quality")
     """Where the results go."""
-
-
-def half_trained(path: Path, args: Args) -> Any:
-    """
-    :param path: a configuration
-    :param args: the arguments
-    :return: its agent, trained densely for a part of its run, with its environment (and replay buffer)
-    """
-    config = load_config(path)
-    env = build_env(config, args.seed)
-    saved = args.runs / f"{path.stem}_seed{args.seed}_{args.trained:g}.zip"
-    buffer = saved.with_suffix(".buffer.pkl")
-    if saved.exists():
-        model: Any = algorithm_class(config.algo).load(saved, env=env, device="cpu")
-        if hasattr(model, "replay_buffer"):
-            model.load_replay_buffer(buffer)
-        return model
-    model = build_model(config, env, args.seed)
-    model.learn(int(args.trained * config.n_timesteps), progress_bar=True)
-    if hasattr(model, "replay_buffer"):
-        write_atomically(buffer, lambda target: model.save_replay_buffer(target))
-    write_atomically(saved, lambda target: model.save(target))
-    return model
 
 
 def markdown(rows: list[dict[str, Any]], function: str) -> str:
@@ -88,7 +65,9 @@ def markdown(rows: list[dict[str, Any]], function: str) -> str:
 def main(args: Args) -> None:
     """Measure every task and write its results."""
     for path in args.configs:
-        model = half_trained(path, args)
+        config = load_config(path)
+        env = build_env(config, args.seed)
+        model, _ = partly_trained(config, env, path.stem, args.seed, args.trained, args.runs)
         rows = measure(model, SPARSITIES, CRITERIA, COMPENSATIONS, args.seed)
         write_json(
             args.out / f"{path.stem}.json", {"task": path.stem, "seed": args.seed, "trained": args.trained, "rows": rows}
