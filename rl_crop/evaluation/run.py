@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def run(
         "n_params": count_parameters(model),
         "widths": read_widths(model),
         "cuts": recorder.cuts,
-        "pruning_history": _without_arrays(getattr(model, "pruning_history", [])),
+        "pruning_history": _without_masks(getattr(model, "pruning_history", [])),
         "seconds": {
             "learn": seconds - evaluation.seconds,
             "learn_with_evaluation": seconds,
@@ -163,14 +163,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _without_arrays(value: Any) -> Any:
-    # The history of unstructured pruning holds masks as large as the network. The model's own zip keeps them.
-    if isinstance(value, Mapping):
-        return {str(key): _without_arrays(item) for key, item in value.items() if not _is_array(item)}
-    if isinstance(value, (list, tuple)):
-        return [_without_arrays(item) for item in value if not _is_array(item)]
-    return value
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, th.Tensor)) and value.ndim > 0
+def _without_masks(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    # Those of the last event are as large as the network. The model's own zip keeps them.
+    return [{key: value for key, value in event.items() if key != "masks"} for event in history]
