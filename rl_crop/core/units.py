@@ -1,5 +1,6 @@
 """What belongs together: the units of a network, each with every parameter slice that goes when it goes."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,6 +78,11 @@ class UnitGraph:
     untouched: dict[str, str]
     applications: dict[str, float]
     shapes: dict[str, tuple[int, ...]] = field(repr=False)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of linear and convolution layers for one observation; masked weights count as others."""
+        return round(sum(2 * count * math.prod(self.shapes[name]) for name, count in self.applications.items()))
 
     def slots_of(self, tensor: str) -> list[tuple[UnitGroup, Slot]]:
         """:return: every (group, slot) that lies in a tensor."""

@@ -5,6 +5,10 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
+from rl_crop.core.plan import trace
+from rl_crop.sb3.task import agent_subject
+from rl_crop.supervised.pruning import weights_left
+
 
 def count_parameters(model: BaseAlgorithm) -> dict[str, int]:
     """
@@ -20,6 +24,23 @@ def count_parameters(model: BaseAlgorithm) -> dict[str, int]:
         if network is not None:
             counts[network] = counts.get(network, 0) + parameter.numel()
     return counts | {"total": sum(counts.values())}
+
+
+def count_left(model: BaseAlgorithm) -> int:
+    """
+    :param model: the agent
+    :return: the parameters that it learns and that are not masked
+    """
+    learnt = [parameter for name, parameter in model.policy.named_parameters() if _network_of(model, name) is not None]
+    return weights_left(learnt)
+
+
+def count_flops(model: BaseAlgorithm) -> int:
+    """
+    :param model: the agent
+    :return: floating-point operations for one observation through every network once; masked weights count as others
+    """
+    return trace(agent_subject(model, [])).flops
 
 
 def _network_of(model: BaseAlgorithm, name: str) -> str | None:

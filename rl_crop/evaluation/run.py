@@ -3,7 +3,6 @@
 import importlib.metadata
 import platform
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import sync_envs_normalization
 
 from rl_crop.evaluation import agents
-from rl_crop.evaluation.building import build_env, build_model, build_pruning_callback
+from rl_crop.evaluation.building import build_env, build_model
 from rl_crop.evaluation.config import RunConfig
-from rl_crop.evaluation.networks import count_parameters, read_widths
+from rl_crop.evaluation.networks import count_flops, count_left, count_parameters, read_widths
 from rl_crop.evaluation.recording import CutRecorder, TimedEvalCallback
 from rl_crop.evaluation.statistics import interquartile_mean
+from rl_crop.evaluation.training import Stopwatch, Training
 from rl_crop.files import write_arrays, write_atomically, write_json, write_text
 from rl_crop.optional import require
 
@@ -55,9 +54,7 @@ def run(
     directory = Path(directory)
     # First what can fail early
     write_text(directory / agents.CONFIG, to_yaml(config))
-    callbacks: list[BaseCallback] = []
-    if config.pruning is not None:
-        callbacks = [build_pruning_callback({"verbose": int(print_cuts)} | config.pruning)]
+    training, whole = Training(config, print_cuts), Stopwatch()
 
     env = build_env(config, seed)
     model = build_model(config, env, seed)
@@ -72,9 +69,8 @@ def run(
             log_path=temporary,
             verbose=0,
         )
-        start, cpu_start = time.perf_counter(), time.process_time()
-        model.learn(config.n_timesteps, callback=[*callbacks, recorder, evaluation], progress_bar=progress_bar)
-        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        with whole.running():
+            training.run(model, seed, [recorder, evaluation], evaluation.eval_env, progress_bar)
         with np.load(Path(temporary) / agents.EVALUATIONS) as stored:
             evaluations = dict(stored)
     write_arrays(directory / agents.EVALUATIONS, **evaluations)
@@ -89,18 +85,25 @@ def run(
         "algo": config.algo,
         "seed": seed,
         "n_timesteps": model.num_timesteps,
+        "n_timesteps_trained": training.n_timesteps,  # more where a recipe trains several times
         "final": final_evaluation(model, config, seed),
         "last_evaluations_mean": float(np.mean(curve[-max(1, round(0.1 * len(curve))) :])),
         "evaluations": {"timesteps": evaluations["timesteps"].tolist(), "mean_returns": curve},
         "n_params": count_parameters(model),
+        "n_params_left": count_left(model),
+        "flops": count_flops(model),
         "widths": read_widths(model),
         "cuts": recorder.cuts,
         "pruning_history": _without_masks(getattr(model, "pruning_history", [])),
+        "report": None if training.report is None else training.report.to_dict(),
         "seconds": {
-            "learn": seconds - evaluation.seconds,
-            "learn_with_evaluation": seconds,
+            "learn": whole.seconds - evaluation.seconds,
+            "learn_with_evaluation": whole.seconds,
             # Processor time, unlike wall-clock, hardly depends on what else the machine does.
-            "learn_cpu": cpu_seconds - evaluation.cpu_seconds,
+            "learn_cpu": whole.cpu_seconds - evaluation.cpu_seconds,
+            # Of these, what pruning took beside the training that it goes with.
+            "prune": training.pruning.seconds,
+            "prune_cpu": training.pruning.cpu_seconds,
             "threads": th.get_num_threads(),
         },
         "versions": versions(),

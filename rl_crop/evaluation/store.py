@@ -8,12 +8,14 @@ import contextlib
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from rl_crop.evaluation.claims import Claim
 from rl_crop.evaluation.study import Cell
+from rl_crop.evaluation.tasks import run_task
 from rl_crop.files import read_json, write_json, write_text
 
 
@@ -120,8 +122,8 @@ class Store:
         """
         known: dict[str, list[float]] = {}
         for path in self.folder.glob("*.json"):
-            result = read_json(path)
-            known.setdefault(result["task"], []).append(result["seconds"]["learn_with_evaluation"])
+            task, seconds = _task_and_seconds(path)
+            known.setdefault(task, []).append(seconds)
         try:
             return sum(max(0.0, fmean(known[cell.task]) - elapsed.get(cell.name, 0.0)) for cell in cells)
         except KeyError:
@@ -129,6 +131,12 @@ class Store:
 
     def _lock_path(self, cell: Cell) -> Path:
         return self.folder / ".locks" / cell.name
+
+
+@cache  # a sweep asks after every cell
+def _task_and_seconds(path: Path) -> tuple[str, float]:
+    result = read_json(path)
+    return result["task"], result["seconds"]["learn_with_evaluation"]
 
 
 def compute(cell: Cell, widths: Any = None, keep_runs: Path | None = None) -> dict[str, Any]:
@@ -140,14 +148,10 @@ def compute(cell: Cell, widths: Any = None, keep_runs: Path | None = None) -> di
     :param keep_runs: a folder that keeps the run directory
     :return: the result, as it is written
     """
-    from rl_crop.evaluation.run import run
-
-    config = cell.config if cell.widths_of is None else cell.config.with_widths(widths)
     with contextlib.ExitStack() as stack:
         if keep_runs is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rl_crop-")))
         else:
             directory = keep_runs / cell.name
-        report = run(config, directory, cell.seed, plot=keep_runs is not None, print_cuts=False)
-    identity = {"task": cell.task, "arm": cell.arm, "sparsity": cell.sparsity, "hash": cell.hash}
-    return identity | report | {"config": config.to_dict()}
+        report = run_task(cell.config, directory, cell.seed, widths, plot=keep_runs is not None)
+    return {"task": cell.task, "arm": cell.arm, "sparsity": cell.sparsity, "hash": cell.hash} | report

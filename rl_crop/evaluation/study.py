@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rl_crop.evaluation.config import ConfigError, RunConfig, load_config, read_yaml, short_hash
+from rl_crop.core.recipes import RECIPES
+from rl_crop.evaluation.config import ConfigError, read_yaml, short_hash
+from rl_crop.evaluation.tasks import TaskConfig, load_task
 
-_STUDY_KEYS = {"tasks", "arms", "sparsities", "seeds"}
+_STUDY_KEYS = {"tasks", "arms", "recipes", "sparsities", "seeds"}
 _TASK_KEYS = {"config", "overrides", "pruning", "arms", "sparsities", "seeds"}
 
 
@@ -28,10 +31,10 @@ class Cell:
     arm: str
     sparsity: float | Mapping[str, float]
     seed: int
-    config: RunConfig
+    config: TaskConfig
     widths_of: "Cell | None" = None
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """
         Stands for everything that the result depends on, and for nothing else: not for where files lie, and not for the
@@ -42,7 +45,7 @@ class Cell:
             identity["widths_of"] = self.widths_of.hash
         return short_hash(identity)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name of the cell's files, without a suffix: readable, and unique."""
         if isinstance(self.sparsity, Mapping):
@@ -56,11 +59,11 @@ def load_study(path: str | Path) -> list[Cell]:
     """
     Read a study.
 
-    The file holds ``tasks`` (name → ``config``, a file beside the study's, with ``overrides`` for its keys
-    and ``pruning`` for settings that its pruned arms share), ``arms``
-    (name → ``dense``, or settings of the pruning callback, or ``widths_of: <arm>`` for a dense network with the widths that
-    another arm ended with), ``sparsities`` and ``seeds``; a task may have sparsities and seeds of its own, and name the
-    ``arms`` that it takes part with.
+    The file holds ``tasks`` (name → ``config``, a file beside the study's of an agent or of a supervised run, with
+    ``overrides`` for its keys and ``pruning`` for settings that its pruned arms share), ``arms`` (name → ``dense``, or
+    ``pruning`` of the configuration, or ``widths_of: <arm>`` for a dense network with the widths that another arm ended
+    with), ``recipes`` (``all``, or names: an arm of its name for each), ``sparsities`` and ``seeds``; a task may have
+    sparsities and seeds of its own, and name the ``arms`` that it takes part with.
 
     :param path: a YAML file
     :return: its cells, in the order of the file; a cell stands behind the cell that it depends on
@@ -72,19 +75,27 @@ def load_study(path: str | Path) -> list[Cell]:
     for key in ("tasks", "arms"):
         if not isinstance(study.get(key), Mapping):
             raise ConfigError(f"{path}: the key `{key}` must be a mapping from names to settings")
+    all_arms = study["arms"] | _recipe_arms(study.get("recipes") or [])
     cells: list[Cell] = []
     for task, settings in study["tasks"].items():
         _check_keys(settings, _TASK_KEYS, f"{path}: tasks.{task}")
         if "config" not in settings:
             raise ConfigError(f"{path}: the key `tasks.{task}.config` is missing")
-        config = load_config(path.parent / settings["config"], settings.get("overrides")).with_pruning(None)
+        config = load_task(path.parent / settings["config"], settings.get("overrides")).with_pruning(None)
         sparsities, seeds = (settings.get(key, study.get(key)) for key in ("sparsities", "seeds"))
         if not sparsities or not seeds:
             raise ConfigError(f"{path}: `sparsities` and `seeds` are needed, for the study or for tasks.{task}")
-        arms = _arms_of_task(task, study["arms"], settings.get("arms"))
+        arms = _arms_of_task(task, all_arms, settings.get("arms"))
         for seed in seeds:
             cells += _cells_of_seed(task, config, arms, settings.get("pruning") or {}, sparsities, seed)
     return cells
+
+
+def _recipe_arms(wanted: Any) -> dict[str, dict[str, str]]:
+    names = list(RECIPES) if wanted == "all" else wanted
+    if not isinstance(names, list) or not set(names) <= set(RECIPES):
+        raise ConfigError(f"`recipes: {wanted}` is neither `all` nor a list of names in rl_crop.recipes")
+    return {name: {"recipe": name} for name in names}
 
 
 def _arms_of_task(task: str, arms: Mapping[str, Any], wanted: list[str] | None) -> Mapping[str, Any]:
@@ -97,7 +108,7 @@ def _arms_of_task(task: str, arms: Mapping[str, Any], wanted: list[str] | None) 
 
 
 def _cells_of_seed(
-    task: str, config: RunConfig, arms: Mapping[str, Any], shared: Mapping[str, Any], sparsities: list[Any], seed: int
+    task: str, config: TaskConfig, arms: Mapping[str, Any], shared: Mapping[str, Any], sparsities: list[Any], seed: int
 ) -> list[Cell]:
     cells: list[Cell] = []
     for arm, settings in arms.items():

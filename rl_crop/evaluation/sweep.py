@@ -124,4 +124,5 @@ class Sweep:
         if self.store.failure_path(cell).exists():
             return Progress(cell, "failed", self.store.error(cell))
         result = read_json(self.store.result_path(cell))
-        return Progress(cell, "done", f"return {number(result['final']['mean'])}, {result['seconds']['learn']:.0f} s")
+        measure = f"{result.get('metric', 'return')} {number(result['final']['mean'])}"
+        return Progress(cell, "done", f"{measure}, {result['seconds']['learn']:.0f} s")

@@ -84,6 +84,16 @@ class SupervisedConfig:
         """:return: a mapping that :meth:`from_dict` reads back, every key spelled out."""
         return dataclasses.asdict(self)
 
+    def canonical(self) -> dict[str, Any]:
+        """:return: the same without what equals its default, so that two spellings of one run are one run."""
+        default = SupervisedConfig(self.data, self.network, self.n_epochs, self.batch_size).to_dict()
+        needed = ("data", "network", "n_epochs", "batch_size")
+        return {key: value for key, value in self.to_dict().items() if key in needed or value != default[key]}
+
+    def with_pruning(self, pruning: Mapping[str, Any] | None) -> "SupervisedConfig":
+        """:return: the same run with other pruning settings; ``None`` trains densely."""
+        return dataclasses.replace(self, pruning=None if pruning is None else dict(pruning))
+
 
 def _named(key: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):

@@ -1,7 +1,6 @@
 """One supervised run: train a network, dense or pruned, measure it, and say what it cost."""
 
 import importlib.metadata
-import math
 import platform
 import time
 from collections.abc import Mapping
@@ -39,7 +38,7 @@ def run(
     trainer = build_trainer(config, data, build_network(config, data, seed), seed)
     if widths is not None:
         give_widths(trainer.subject(trainer.batches(1)), widths, seed)
-    flops_before = flops(trainer)
+    flops_before = _flops(trainer)
     start, cpu_start = time.perf_counter(), time.process_time()
     report = None
     if recipe is None:
@@ -55,7 +54,7 @@ def run(
         "test": trainer.measure(data.test),
         "n_params": trainer.n_params,
         "n_params_left": weights_left(list(trainer.model.parameters())),
-        "flops": flops(trainer),
+        "flops": _flops(trainer),
         "flops_before": flops_before,
         "widths": layer_widths(trainer.model),
         "report": None if report is None else report.to_dict(),
@@ -73,7 +72,5 @@ def run(
     }
 
 
-def flops(trainer: Trainer) -> int:
-    """:return: floating-point operations for one observation, as in a ``PruningReport``; masked weights count as others."""
-    graph = trace(trainer.subject(trainer.batches(1)))
-    return round(sum(2 * count * math.prod(graph.shapes[name]) for name, count in graph.applications.items()))
+def _flops(trainer: Trainer) -> int:
+    return trace(trainer.subject(trainer.batches(1))).flops

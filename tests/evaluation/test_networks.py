@@ -1,8 +1,9 @@
 import pytest
+import torch as th
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 
-from rl_crop.evaluation.networks import count_parameters, read_widths
+from rl_crop.evaluation.networks import count_flops, count_left, count_parameters, read_widths
 
 # Pendulum: 3 observations, 1 action; CartPole: 4 observations, 2 actions
 CASES = [
@@ -25,3 +26,8 @@ def test_counts_without_targets_and_widths_that_build_the_same_network(algorithm
     model = algorithm("MlpPolicy", env, policy_kwargs={"net_arch": net_arch}, device="cpu")
     assert count_parameters(model) == expected | {"total": sum(expected.values())}
     assert read_widths(model) == net_arch
+    weights = [p for name, p in model.policy.named_parameters() if p.dim() == 2 and "_target" not in name]
+    assert count_flops(model) == 2 * sum(weight.numel() for weight in weights)
+    with th.no_grad():
+        weights[0][0, 0] = 0
+    assert count_left(model) == sum(expected.values()) - sum(int((weight == 0).sum()) for weight in weights)
