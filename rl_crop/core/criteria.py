@@ -193,24 +193,10 @@ def span_crop(scoring: Scoring) -> Saliency:
 CRITERIA: dict[str, Criterion] = {
     function.__name__: function
     for function in (
-        crop,
-        crop_gate,
-        snip,
-        snap,
-        grasp,
-        force,
-        taylor,
-        synflow,
-        magnitude,
-        unit_norm,
-        filter_l1,
-        filter_l2,
-        relative_change,
-        random,
-        span,
-        span_crop,
+        crop, crop_gate, snip, snap, grasp, force, taylor, synflow, magnitude, unit_norm, filter_l1, filter_l2,
+        relative_change, random, span, span_crop,
     )
-}
+}  # fmt: skip
 """Criteria by name."""
 
 SPANNING = frozenset({"span", "span_crop"})

@@ -124,17 +124,17 @@ def _selected(
 ) -> dict[str, th.Tensor]:
     if scope in DENSITIES:
         wanted = counts({name: tuple(score.shape) for name, score in scores.items()}, sparsity, scope, most)
-        return {name: _highest(score.reshape(-1), wanted[name]).reshape(score.shape) for name, score in scores.items()}
+        return {name: highest(score.reshape(-1), wanted[name]).reshape(score.shape) for name, score in scores.items()}
     if not scores:
         return {}
     flat = th.cat([score.detach().reshape(-1).double().cpu() for score in scores.values()])
-    pieces = _highest(flat, n_kept(len(flat), sparsity)).split([score.numel() for score in scores.values()])
+    pieces = highest(flat, n_kept(len(flat), sparsity)).split([score.numel() for score in scores.values()])
     return {
         name: piece.reshape(score.shape).to(score.device) for (name, score), piece in zip(scores.items(), pieces, strict=True)
     }
 
 
-def _highest(scores: th.Tensor, n: int) -> th.Tensor:
+def highest(scores: th.Tensor, n: int) -> th.Tensor:
     """:return: of one dimension, ``True`` at the ``n`` highest; a stable sort, so of equal ones the first."""
     order = np.argsort(-scores.detach().double().cpu().numpy(), kind="stable")
     mask = np.zeros(len(order), dtype=bool)

@@ -3,16 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any, Protocol
 
 import torch as th
 from torch import nn
 
-from rl_crop.core.errors import PruningError
 from rl_crop.core.recipe import Recipe
+from rl_crop.core.recipes import resolve_recipe
 from rl_crop.core.report import PruningReport
-from rl_crop.core.settings import check_sparsity
+from rl_crop.core.settings import Target, check_sparsity
 from rl_crop.core.sparse_training import SparseTraining
 from rl_crop.core.subject import Subject
 
@@ -131,24 +132,12 @@ def population(task: Task, recipe: Recipe, sparsity: float, seed: int) -> Prunin
     return single(task, recipe, sparsity, max(fitness, key=lambda candidate: fitness[candidate]))
 
 
-def resolve_recipe(recipe: Recipe | str) -> Recipe:
-    """
-    :param recipe: a recipe, or a name.
-    :return: the recipe.
-    :raises PruningError: there is none of this name.
-    """
-    from rl_crop.core.recipes import RECIPES
-
-    if isinstance(recipe, Recipe):
-        return recipe
-    if recipe not in RECIPES:
-        raise PruningError(f"Unknown recipe {recipe!r}: use one of {sorted(RECIPES)}, or a Recipe.")
-    return RECIPES[recipe]
-
-
-def begun(task: Task, recipe: Recipe, sparsity: float, seed: int) -> tuple[SparseTraining, Callable[[], list[Any]]]:
+def begun(
+    task: Task, recipe: Recipe, sparsity: Target, seed: int, subject_of: Callable[[Sequence[Any]], Subject] | None = None
+) -> tuple[SparseTraining, Callable[[], list[Any]]]:
     """:return: the engine of one run, which has not begun, and what makes its scoring batches."""
-    return SparseTraining(recipe, sparsity, task.subject, seed), lambda: task.batches(recipe.option("n_batches"))
+    batches = partial(task.batches, recipe.option("n_batches"))
+    return SparseTraining(recipe, sparsity, subject_of or task.subject, seed), batches
 
 
 DRIVERS |= {"single": single, "rounds": rounds, "population": population}

@@ -8,12 +8,11 @@ import torch as th
 from torch import nn
 
 from rl_crop.core.densities import n_kept
-from rl_crop.core.drivers import DRIVERS, Task
+from rl_crop.core.drivers import DRIVERS, Task, begun
 from rl_crop.core.errors import PruningError
 from rl_crop.core.recipe import Recipe
 from rl_crop.core.report import PruningReport
 from rl_crop.core.schedules import gradual_sparsities
-from rl_crop.core.sparse_training import SparseTraining
 from rl_crop.core.subject import Subject
 
 
@@ -92,11 +91,9 @@ def phases(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningRep
     def subject_of(batches: Sequence[Any]) -> Subject:
         return in_groups(task.subject(batches), recipe.option("groups"))
 
-    def batches() -> list[Any]:
-        return task.batches(recipe.option("n_batches"))
-
     task.train(before := float(recipe.when))
-    engine = SparseTraining(recipe, sparsity, subject_of, seed)
+    recipe = replace(recipe, when=0.0)
+    engine, batches = begun(task, recipe, sparsity, seed, subject_of)
     engine.start(subject_of(batches()))
     engine.detach()
     sizes = {name: sum(tensor.numel() for tensor in engine.weights.within(name).values()) for name in engine.weights.names}
@@ -106,7 +103,7 @@ def phases(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningRep
     for name in sizes:
         for due in gradual_sparsities(1.0 - rest / sizes[last] if name == last else sparsity, recipe.option("n_rounds")):
             done[name] = due
-            engine = SparseTraining(replace(recipe, when=0.0), done, subject_of, seed)
+            engine, batches = begun(task, recipe, done, seed, subject_of)
             engine.update(0.0, batches)
             engine.detach()
             task.train((1.0 - before) / (len(sizes) * recipe.option("n_rounds")))

@@ -10,7 +10,7 @@ import torch as th
 from rl_crop.core.errors import PruningError
 from rl_crop.core.masks import Masks, attached_masks, release_masks
 from rl_crop.core.plan import PruningPlan, trace
-from rl_crop.core.report import NO_FASTER, PruningReport, summary_lines, table
+from rl_crop.core.report import PruningReport, mask_notes, summary_lines, table
 from rl_crop.core.rng import isolated_rng, undisturbed
 from rl_crop.core.settings import Settings, Target, check_sparsity, sparsity_by_network
 from rl_crop.core.subject import Subject
@@ -44,8 +44,7 @@ class MaskPlan(PruningPlan):
         return "\n".join([table(["parameter", "elements", "kept"], rows), *summary_lines(self, structured=False), *notes])
 
     def _narrow(self) -> list[str]:
-        empty = [f"{name} keeps no weight: its layer's outputs are constant" for name, (_, n) in self._counts.items() if not n]
-        return [NO_FASTER, *empty]
+        return list(mask_notes(self._counts))
 
     def _changes(self) -> bool:
         return any(not self._whole(name, mask) for name, mask in self.keep.items())

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rl_crop.core.errors import PruningError
 from rl_crop.core.recipe import Recipe
 
 CROP = "Rachwan et al., Winning the Lottery Ahead of Time, ICML 2022"
@@ -40,7 +41,9 @@ def _growing(**options: Any) -> Recipe:
 
 RECIPES: dict[str, Recipe] = {
     # EarlyCroP and what is like it
-    "earlycrop_s": _units("crop", when="distance", source=CROP, in_rl=LAZY),
+    "earlycrop_s": _units(
+        "crop_gate", when="distance", source=CROP, in_rl=f"{LAZY}; in first trials with PPO criterion='crop' did better"
+    ),
     "earlycrop_s_released": _units("crop_gate", when="distance_released", source=f"{CROP}, released code", in_rl=LAZY),
     "earlycrop_u": _weights("crop", when="distance", inner="halving", source=CROP, in_rl=f"{LAZY}; {MASKED}"),
     "crop_s": _units("crop", source=CROP, in_rl=AT_0),
@@ -77,7 +80,7 @@ RECIPES: dict[str, Recipe] = {
         in_rl="judged by return, which is noisier than accuracy; candidates cost a trial run each",
     ),
     "relative_change": _weights(
-        "relative_change", when=0.1, source=WHAT_NOT, in_rl="off-policy nothing has moved before learning_starts"
+        "relative_change", scope="erk", when=0.1, source=WHAT_NOT, in_rl="off-policy nothing has moved before learning_starts"
     ),
     # while training
     "gmp": _weights("magnitude", schedule="cubic", when=0.2, until=0.8, source="Zhu and Gupta, GMP, 2017", in_rl=MASKED),
@@ -114,7 +117,7 @@ RECIPES: dict[str, Recipe] = {
     "greg_1": _growing(),
     "greg_2": _growing(first_ceiling=1e-3),
     "bridgeout": _units(
-        "filter_l2", scope="layer", when=0.8, perturbation="bridgeout", source="Khan and Stavness, Batch Bridgeout, 2021",
+        "filter_l2", scope="layer", when=0.5, perturbation="bridgeout", source="Khan and Stavness, Batch Bridgeout, 2020",
         in_rl="the noise is off while data is collected, and old log-probabilities are without it",
     ),
     "efficient_convnets": _units(
@@ -128,7 +131,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "imp": _weights("magnitude", driver="rounds", source="Frankle and Carbin, Lottery Ticket, ICLR 2019", in_rl=ROUNDS),
     "early_exits": _weights(
-        "magnitude", when=0.4, driver="phases", source="Pruning early-exit networks, 2022",
+        "magnitude", scope="layer", when=0.4, driver="phases", source="Pruning early-exit networks, 2022",
         in_rl=f"an agent has no exits: its networks are the groups; {TRAINED}",
     ),
     "gbn": _units(
@@ -145,6 +148,19 @@ RECIPES: dict[str, Recipe] = {
     ),
 }  # fmt: skip
 """Recipes by name."""
+
+
+def resolve_recipe(recipe: Recipe | str) -> Recipe:
+    """
+    :param recipe: a recipe, or a name.
+    :return: the recipe.
+    :raises PruningError: there is none of this name.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in RECIPES:
+        raise PruningError(f"Unknown recipe {recipe!r}: use one of {sorted(RECIPES)}, or a Recipe.")
+    return RECIPES[recipe]
 
 
 def recipe_tables() -> str:

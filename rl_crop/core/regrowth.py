@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch as th
 
-from rl_crop.core.densities import select
+from rl_crop.core.densities import highest
 from rl_crop.core.masks import Keep
 
 
@@ -24,19 +24,16 @@ def drop_and_grow(keep: Keep, magnitude: Mapping[str, th.Tensor], growth: Mappin
     Exchange a share of every tensor's kept weights.
 
     :param keep: the masks.
-    :param magnitude: of the weights; the least go.
+    :param magnitude: of the weights; the least go, what is infinite stays.
     :param growth: what grows where it is highest, among all that is masked then (what was just dropped included).
     :param share: of the kept weights.
     :return: masks that keep exactly as many weights of every tensor.
     """
     found = {}
     for name, mask in keep.items():
-        n_kept, lowest = int(mask.sum()), -math.inf
-        n_grown = min(round(share * n_kept), mask.numel() - n_kept)
-        stay = _highest(magnitude[name].masked_fill(~mask, lowest), n_kept - n_grown)
-        found[name] = stay | _highest(growth[name].masked_fill(stay, lowest), n_grown)
+        n_kept, shape, lowest = int(mask.sum()), mask.shape, -math.inf
+        n_safe = int(magnitude[name][mask].isinf().sum())
+        n_grown = min(round(share * n_kept), mask.numel() - n_kept, n_kept - n_safe)
+        stay = highest(magnitude[name].masked_fill(~mask, lowest).flatten(), n_kept - n_grown).reshape(shape)
+        found[name] = stay | highest(growth[name].masked_fill(stay, lowest).flatten(), n_grown).reshape(shape)
     return found
-
-
-def _highest(scores: th.Tensor, n: int) -> th.Tensor:
-    return select({"": scores}, (scores.numel() - n) / scores.numel())[""]

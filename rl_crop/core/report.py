@@ -1,6 +1,6 @@
 """What a pruning did: numbers for people (a table) and for files (a dictionary)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,6 +54,12 @@ class PruningReport:
         lines = [table(header, rows), *summary_lines(self, self.structured)]
         lines += [f"left whole: {name} ({reason})" for name, reason in self.untouched.items()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def mask_notes(counts: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    """:return: what the user of masks should know, of (elements, those kept) by parameter."""
+    empty = (f"{name} keeps no weight: its layer's outputs are constant" for name, (_, kept) in counts.items() if not kept)
+    return (NO_FASTER, *empty)
 
 
 def summary_lines(result: Any, structured: bool = True) -> list[str]:

@@ -18,16 +18,14 @@ def gradual_sparsities(sparsity: float, n_events: int) -> list[float]:
     return [1.0 - (1.0 - sparsity) ** (event / n_events) for event in range(1, n_events)] + [sparsity]
 
 
-def halving_sparsities(sparsity: float, start: float | None = None) -> list[float]:
+def halving_sparsities(sparsity: float) -> list[float]:
     """
     The sparsities of the steps within one event: the rest to go is halved, and re-scored, at each (EarlyCroP).
 
     :param sparsity: the last one, in [0, 1).
-    :param start: the first one: 0.5 by default, and half of ``sparsity`` where that is at most 0.5.
-    :return: increasing, ending at exactly ``sparsity``.
+    :return: increasing from 0.5 (half of ``sparsity`` where that is at most 0.5), ending at exactly ``sparsity``.
     """
-    if start is None:
-        start = 0.5 if sparsity > 0.5 else sparsity / 2
+    start = 0.5 if sparsity > 0.5 else sparsity / 2
     return [sparsity - (sparsity - start) * 0.5**step for step in range(6)] + [sparsity]
 
 

@@ -16,8 +16,9 @@ from rl_crop.core.perturbation import bridgeout
 from rl_crop.core.plan import PruningPlan, make_plan, trace
 from rl_crop.core.recipe import Recipe
 from rl_crop.core.report import PruningReport
-from rl_crop.core.schedules import inner_sparsities, scheduled_sparsity
+from rl_crop.core.schedules import scheduled_sparsity
 from rl_crop.core.settings import Settings, Target, check_sparsity, sparsity_by_network
+from rl_crop.core.steps import inner_steps
 from rl_crop.core.subject import Subject
 from rl_crop.core.triggers import EarlyPruningIndicator, weight_trigger
 from rl_crop.core.weights import Weights, shuffled
@@ -178,9 +179,7 @@ class SparseTraining:
 
     def steps_to(self, due: Mapping[str, float]) -> list[dict[str, float]]:
         """:return: the sparsities of the steps of one event, by network."""
-        inner, n_steps = self.recipe.inner, self.recipe.option("n_steps")
-        columns = {name: inner_sparsities(share, inner, n_steps) for name, share in due.items()}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return inner_steps(due, self.recipe.inner, self.recipe.option("n_steps"))
 
     def plan(self, target: Target, data: Sequence[Any], **changed: Any) -> PruningPlan:
         """:return: a cut of units."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rl_crop.core.plan import PruningPlan
 from rl_crop.core.report import PruningReport
-from rl_crop.core.schedules import halving_sparsities, relative_sparsity
+from rl_crop.core.schedules import inner_sparsities, relative_sparsity
 from rl_crop.core.settings import Target, check_choices, check_sparsity
 from rl_crop.core.surgery import Transaction
 
@@ -22,11 +22,15 @@ def step_targets(sparsity: Target, schedule: str) -> list[Target]:
     """
     check_choices({"schedule": (schedule, STEPPED)})
     check_sparsity(sparsity)
-    if schedule == "one_shot":
-        return [sparsity]
-    if not isinstance(sparsity, Mapping):
-        return list(halving_sparsities(sparsity))
-    columns = {name: halving_sparsities(share) for name, share in sparsity.items()}
+    inner = "none" if schedule == "one_shot" else "halving"
+    if isinstance(sparsity, Mapping):
+        return list(inner_steps(sparsity, inner))
+    return [step[""] for step in inner_steps({"": sparsity}, inner)]
+
+
+def inner_steps(due: Mapping[str, float], inner: str, n_steps: int = 1) -> list[dict[str, float]]:
+    """:return: by network, what is gone after each step of one event; see :func:`~rl_crop.core.schedules.inner_sparsities`."""
+    columns = {name: inner_sparsities(share, inner, n_steps) for name, share in due.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

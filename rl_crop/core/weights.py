@@ -11,7 +11,7 @@ from rl_crop.core.densities import n_kept, select
 from rl_crop.core.elements import element_scores
 from rl_crop.core.errors import PruningError
 from rl_crop.core.masks import Keep, Masks, attached_masks
-from rl_crop.core.report import NO_FASTER, PruningReport
+from rl_crop.core.report import PruningReport, mask_notes
 from rl_crop.core.rng import isolated_rng, undisturbed
 from rl_crop.core.scoring import Criterion, Saliency, Scoring, unit_scores
 from rl_crop.core.subject import Subject
@@ -172,7 +172,7 @@ class Weights:
         (n_params, flops), counts = self.left(keep), {name: (mask.numel(), int(mask.sum())) for name, mask in keep.items()}
         return PruningReport(
             self.n_params, n_params, self.sparsities(keep), round(self.flops), flops, counts, {}, seconds, criterion, "none",
-            (NO_FASTER,), structured=False,
+            mask_notes(counts), structured=False,
         )  # fmt: skip
 
 

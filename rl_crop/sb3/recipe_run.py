@@ -9,10 +9,10 @@ from typing import Any, ParamSpec
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from rl_crop.core.drivers import resolve_recipe
 from rl_crop.core.errors import PruningError
 from rl_crop.core.fates import as_target
 from rl_crop.core.recipe import Recipe
+from rl_crop.core.recipes import resolve_recipe
 from rl_crop.core.scoring import GRADIENT_FREE
 from rl_crop.core.sparse_training import SparseTraining
 from rl_crop.core.subject import Subject
@@ -69,7 +69,7 @@ def arguments_of(recipe: Recipe | str) -> dict[str, Any]:
         "criterion": chosen.criterion, "structured": chosen.structured, "scope": chosen.scope, "when": when,
         "until": chosen.until, "compensation": chosen.compensation, "schedule": schedule,
         "n_events": chosen.option("n_events"),
-        **{name: chosen.options[name] for name in ("earliest", "latest") if name in chosen.options},
+        **{name: chosen.options[name] for name in ("earliest", "latest", "min_units") if name in chosen.options},
     }  # fmt: skip
 
 

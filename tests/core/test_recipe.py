@@ -6,10 +6,10 @@ import pytest
 import torch as th
 
 import rl_crop
-from rl_crop.core.drivers import DRIVERS, resolve_recipe, run_recipe
+from rl_crop.core.drivers import DRIVERS, run_recipe
 from rl_crop.core.errors import PruningError
 from rl_crop.core.recipe import OPTIONS, Recipe
-from rl_crop.core.recipes import RECIPES
+from rl_crop.core.recipes import RECIPES, resolve_recipe
 from tests.core.networks import batches, mlp
 from tests.core.tasks import SmallTask
 

@@ -115,10 +115,10 @@ def test_relative_change_masks_what_moved_least():
     run = SparseTraining(RECIPES["relative_change"], 0.8, small.subject)
     run.update(0.0, lambda: small.data)
     small.train(0.5)
-    change = th.cat([((w - start[n]).abs() / start[n].abs()).detach().flatten() for n, w in weights_of(small).items()])
+    changes = {n: ((w - start[n]).abs() / start[n].abs()).detach() for n, w in weights_of(small).items()}
     run.update(0.5, lambda: small.data)
-    kept = th.cat([run.masks.keep[name].flatten() for name in start])
-    assert float(change[kept].min()) >= float(change[~kept].max())
+    for name, keep in run.masks.keep.items():  # within a layer: weights that start small would take all from the others
+        assert keep.all() or float(changes[name][keep].min()) >= float(changes[name][~keep].max())
 
 
 def test_gmp_follows_its_cubic(monkeypatch):
@@ -141,8 +141,10 @@ def test_a_head_that_starts_near_zero_keeps_a_weight_an_output(name):
         small.model[4].weight.mul_(1e-3)
     small.optimizers[0].param_groups[0]["lr"] = 0.0
     recipe = RECIPES[name]
-    run_recipe(small, Recipe(**{**vars(recipe), "options": {**recipe.options, "every": 4, "min_units": 2}}), 0.9)
-    assert [int(n) for n in (small.model[4].weight != 0).sum(1)] == pytest.approx([2, 2, 2], abs=0 if name != "granet" else 14)
+    options = {**recipe.options, "every": 4, "min_units": 2}
+    run_recipe(small, Recipe(**{**vars(recipe), "scope": "network", "options": options}), 0.9)
+    kept = (small.model[4].weight != 0).sum(1).tolist()
+    assert kept == [2, 2, 2] or (name == "granet" and min(kept) >= 2)  # what regrows may be more
     assert all((weight != 0).sum() >= 2 for weight in weights_of(small).values())
 
 
@@ -203,7 +205,7 @@ def test_bridgeout_trains_with_noise_and_cuts_without():
     small.model.eval()
     assert th.equal(small.model(x), small.model(x))
     small.model.train()
-    run.update(0.8, lambda: small.data)
+    run.update(0.5, lambda: small.data)
     assert run.finished and th.equal(small.model(x), small.model(x)) and small.model[0].out_features < 24
 
 

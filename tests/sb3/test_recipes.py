@@ -108,6 +108,8 @@ def test_given_arguments_win_over_the_recipe():
     assert plain.settings["scope"] == "layer" and plain.settings["compensation"] == "none" and plain.when == 0.5
     engine = rl_crop.PruningCallback(0.9, recipe="gmp", criterion="snip").recipe
     assert engine.criterion == "snip" and engine.schedule == "cubic"
+    floor = dataclasses.replace(rl_crop.recipes["earlycrop_s"], options={"min_units": 4})
+    assert [rl_crop.PruningCallback(recipe=floor, **own).settings["min_units"] for own in ({}, {"min_units": 2})] == [4, 2]
     early = rl_crop.PruningCallback(recipe="earlycrop_s")
     assert early.when == "lazy" and early.latest == 0.3  # what suits reinforcement learning
     assert rl_crop.PruningCallback(recipe="earlycrop_s", when="distance").when == "distance"
