@@ -32,6 +32,8 @@ class Args:
     """The folder of the results; by default `docs/results/` and the study's name."""
     task: str | None = None
     """Run this task alone."""
+    arms: tuple[str, ...] = ()
+    """Run these arms alone, and dense; the tables show all that has been run."""
 
 
 def main(args: Args) -> None:
@@ -51,7 +53,7 @@ def main(args: Args) -> None:
             print(f"{path.stem} {row['arm']} {row['sparsity']:.0%} seed {row['seed']}: {row.get('test', row.get('error'))}")
             sys.stdout.flush()
 
-        run_task(study, task, rows, done)
+        run_task(study, task, rows, done, args.arms)
         write_text(folder / f"{task}.md", text := table(study, rows) + "\n")
         print(f"\n{task}\n\n{text}")
 

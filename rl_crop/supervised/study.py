@@ -1,6 +1,6 @@
 """Tasks × arms × sparsities × seeds of supervised runs, and the tables that compare them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,9 @@ def read_study(path: Path) -> SupervisedStudy:
     return SupervisedStudy(tasks, given["arms"], given["sparsities"], given["seeds"])
 
 
-def run_task(study: SupervisedStudy, task: str, rows: list[Row], done: Callable[[Row], None]) -> None:
+def run_task(
+    study: SupervisedStudy, task: str, rows: list[Row], done: Callable[[Row], None], only: Collection[str] = ()
+) -> None:
     """
     Run what has no row yet.
 
@@ -82,20 +84,23 @@ def run_task(study: SupervisedStudy, task: str, rows: list[Row], done: Callable[
     :param task: one of its tasks.
     :param rows: rows of earlier calls; new ones are added.
     :param done: called with each new row.
+    :param only: the arms to run beside dense; all of them where empty.
     """
     config, known = study.tasks[task], {_key(row): row for row in rows}
     data: Data | None = None
     for arm, sparsity, seed in study.cells(task):
+        if only and arm not in {DENSE, *only}:
+            continue
         like = None if arm == DENSE else study.arms[arm].get("like")
         pruning = None if arm == DENSE or like else study.pruning(task, arm, sparsity)
-        if (found := known.get((arm, sparsity, seed))) is not None and found["pruning"] == pruning:
+        if (found := known.get((arm, sparsity, seed))) is not None and "error" not in found and found["pruning"] == pruning:
             continue
         data = load_data(config) if data is None else data
-        widths = known[like, sparsity, seed].get("widths") if like else None
+        widths = known.get((like, sparsity, seed), {}).get("widths") if like else None
         row: Row = {"arm": arm, "sparsity": sparsity, "seed": seed, "pruning": pruning}
         try:
             if like and widths is None:
-                raise PruningError(f"{like} has failed.")
+                raise PruningError(f"{like} has no result.")
             row |= _facts(run(replace(config, pruning=pruning), seed, widths=widths, data=data))
         except PruningError as error:
             row["error"] = str(error)
@@ -120,29 +125,30 @@ def table(study: SupervisedStudy, rows: Sequence[Row]) -> str:
     :param study: the study.
     :param rows: of one task.
     :return: a Markdown table, an arm and sparsity a row, over seeds: mean and standard deviation of the measure on the test
-        set, the worst seed, its mean beside that of dense, and what is left; seconds are of the processor.
+        set, the worst seed, its mean beside that of dense with the same seeds, and what is left; seconds are of the processor.
     """
     of: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
         of.setdefault((row["arm"], row["sparsity"]), []).append(row)
-    dense = np.mean([row["test"] for row in of[DENSE, 0.0]])
-    header = ["arm", "sparsity", of[DENSE, 0.0][0]["metric"], "worst seed", "minus dense", "parameters left", "FLOPs",
+    dense = {row["seed"]: row["test"] for row in of[DENSE, 0.0]}
+    header = ["arm", "sparsity", "seeds", of[DENSE, 0.0][0]["metric"], "worst seed", "minus dense", "parameters left", "FLOPs",
               "narrowest layer", "cut at", "pruning s", "training s"]  # fmt: skip
     lines = [header, ["---"] * len(header)]
     for arm, sparsity in [(DENSE, 0.0), *((arm, share) for share in study.sparsities for arm in study.arms)]:
         here = of.get((arm, sparsity), [])
         good = [row for row in here if "error" not in row]
         if not good:
-            lines.append([f"`{arm}`", f"{sparsity:.0%}", here[0]["error"] if here else "not run", *[""] * 8])
+            lines.append([f"`{arm}`", f"{sparsity:.0%}", here[0]["error"] if here else "not run", *[""] * 9])
             continue
-        tests = np.array([row["test"] for row in good])
+        tests, above = np.array([[row["test"], row["test"] - dense[row["seed"]]] for row in good]).T
         hidden = [min(list(row["widths"].values())[:-1]) for row in good]
         cuts = [row["cuts"][0][0] / row["n_steps"] for row in good if row["cuts"]]
         means = {name: float(np.mean([row["seconds"][name] for row in good])) for name in ("prune_cpu", "train_cpu")}
         failed = f" ({len(here) - len(good)} failed)" if len(good) < len(here) else ""
         lines.append(
-            [f"`{arm}`", f"{sparsity:.0%}" if sparsity else "", f"{tests.mean():.4f} ± {tests.std():.4f}{failed}",
-             f"{tests.min():.4f}", f"{tests.mean() - dense:+.4f}", extent([row["n_params_left"] for row in good]),
+            [f"`{arm}`", f"{sparsity:.0%}" if sparsity else "", f"{len(good)}{failed}",
+             f"{tests.mean():.4f} ± {tests.std():.4f}",
+             f"{tests.min():.4f}", f"{above.mean():+.4f}", extent([row["n_params_left"] for row in good]),
              extent([row["flops"] for row in good]), extent(hidden), f"{np.mean(cuts):.0%}" if cuts else "",
              number(means["prune_cpu"]), number(means["train_cpu"])]
         )  # fmt: skip
