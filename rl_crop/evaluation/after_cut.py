@@ -67,13 +67,11 @@ def next_updates(
             model.lr_schedule = lambda _: rate
             with another_way(ridge, keeps_state):
                 prune_policy(model, sparsity, criterion=criterion, seed=seed)
-            largest = max(float(parameter.detach().abs().max()) for parameter in model.policy.parameters())
             returns = [played(model, test_env)]
             for _ in range(n_updates):
                 model.learn(model.n_steps * model.n_envs, reset_num_timesteps=False)
                 returns.append(played(model, test_env))
-            row = {"criterion": criterion, "seed": seed, "ridge": ridge, "keeps_state": keeps_state}
-            rows.append({**row, "largest_weight": largest, "returns": returns})
+            rows.append({"criterion": criterion, "seed": seed, "ridge": ridge, "keeps_state": keeps_state, "returns": returns})
     return rows
 
 
