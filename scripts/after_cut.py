@@ -49,26 +49,14 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     :param rows: one a criterion, way and seed
     :return: a table: one line a criterion and way, the seeds beside each other
     """
-    lines = [
-        "| criterion | ridge | optimizers | largest weight | after the cut | after the last update |",
-        "|---|---|---|---|---|---|",
-    ]
+    columns = ("criterion", "ridge", "optimizers", "after the cut", "after the last update")
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for criterion in dict.fromkeys(row["criterion"] for row in rows):
-        for ridge, keeps_state in WAYS:
-            own = [
-                row for row in rows if (row["criterion"], row["ridge"], row["keeps_state"]) == (criterion, ridge, keeps_state)
-            ]
-            cells = [
-                ", ".join(number(value) for value in values)
-                for values in (
-                    [row["largest_weight"] for row in own],
-                    [row["returns"][0] for row in own],
-                    [row["returns"][-1] for row in own],
-                )
-            ]
-            lines.append(
-                f"| {criterion} | {ridge:g} | {'go on' if keeps_state else 'begin anew'} | " + " | ".join(cells) + " |"
-            )
+        for way in WAYS:
+            own = [row for row in rows if (row["criterion"], row["ridge"], row["keeps_state"]) == (criterion, *way)]
+            cells = [criterion, f"{way[0]:g}", "go on" if way[1] else "begin anew"]
+            cells += [", ".join(number(row["returns"][at]) for row in own) for at in (0, -1)]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
