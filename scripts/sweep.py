@@ -24,7 +24,7 @@ from tqdm import tqdm
 from rl_crop.evaluation import ConfigError
 from rl_crop.evaluation.engines import Engine, LocalEngine, RayEngine
 from rl_crop.evaluation.store import Store
-from rl_crop.evaluation.study import Cell, load_study, select
+from rl_crop.evaluation.study import Cell, default_results, load_study, select
 from rl_crop.evaluation.sweep import Progress, Sweep
 
 
@@ -50,16 +50,6 @@ class Args:
     """The folder of the results; by default `docs/results/` and the study's name."""
     keep_runs: Path | None = None
     """Keep every run directory (model, picture) in this folder."""
-
-
-def default_results(study: Path) -> Path:
-    """
-    The folder of a study's results.
-
-    :param study: the study's file
-    :return: for example ``docs/results/returns`` for ``study_returns.yaml``
-    """
-    return Path("docs/results") / study.stem.removeprefix("study_")
 
 
 def show(cells: list[Cell], store: Store) -> None:

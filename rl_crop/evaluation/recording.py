@@ -35,6 +35,8 @@ class CutRecorder(BaseCallback):
         self._n_events = 0
 
     def _on_training_start(self) -> None:
+        if self._widths:  # a driver trains in several parts, and cuts between them
+            return self._look()
         self._widths, self._n_events = read_widths(self.model), self._count_events()
 
     def _on_step(self) -> bool:

@@ -1,9 +1,9 @@
 """The results of a study as they lie in a folder: runs, failures, and cells without a result."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -65,8 +65,23 @@ class Run:
     pruning: Mapping[str, Any] | None
 
 
+class Scored(Protocol):
+    """What is read off the result of any cell."""
+
+    @property
+    def key(self) -> Key:
+        """Its cell."""
+
+    @property
+    def score(self) -> float:
+        """The measure at the end; higher is better."""
+
+
+R = TypeVar("R", bound=Scored)
+
+
 @dataclass(frozen=True)
-class Results:
+class Folder(Generic[R]):
     """
     The results of a study.
 
@@ -76,7 +91,7 @@ class Results:
     :param stale: files of the folder that are no cell of the study
     """
 
-    runs: Mapping[Key, Run]
+    runs: Mapping[Key, R]
     failures: Mapping[Key, str]
     missing: Mapping[Key, str]
     stale: tuple[str, ...] = ()
@@ -94,7 +109,7 @@ class Results:
         keys = [key for key in (*self.runs, *self.failures) if key.task == task]
         return sorted({(key.arm, key.sparsity) for key in keys}, key=lambda group: (group[1], group[0]))
 
-    def of(self, task: str, arm: str, sparsity: str) -> list[Run]:
+    def of(self, task: str, arm: str, sparsity: str) -> list[R]:
         """
         :param task: its name
         :param arm: the arm's name
@@ -113,13 +128,23 @@ class Results:
         return sorted(key.seed for key in self.failures if key[:3] == (task, arm, sparsity))
 
 
+Results: TypeAlias = Folder[Run]
+"""The results of a study of agents."""
+
+
 def load_results(folder: str | Path, cells: Iterable[Cell] | None = None) -> Results:
+    """:return: what :func:`read_folder` finds of agents' runs"""
+    return read_folder(folder, cells, _run)
+
+
+def read_folder(folder: str | Path, cells: Iterable[Cell] | None, read: Callable[[Key, Mapping[str, Any]], R]) -> Folder[R]:
     """
     Read the results of a study, finished or not.
 
     :param folder: one JSON file a run, as ``scripts/sweep.py`` writes it
     :param cells: the cells of the study: files of other cells are left aside, and cells without a file are missing. Without
         them, every arm of a task is expected on every seed that the task has.
+    :param read: makes of a cell's key and its file what is used of it
     :return: the results
     :raises PruningError: there are none, or two files are of the same cell
     """
@@ -128,13 +153,13 @@ def load_results(folder: str | Path, cells: Iterable[Cell] | None = None) -> Res
     errors = {path.name.removesuffix(".failed.txt"): path for path in sorted(folder.glob("*.failed.txt"))}
     wanted = None if cells is None else {cell.name: _key(cell.name) for cell in cells}
     stale = () if wanted is None else tuple(name for name in files if name not in wanted)
-    runs: dict[Key, Run] = {}
+    runs: dict[Key, R] = {}
     failures: dict[Key, str] = {}
     killed: dict[Key, str] = {}
     for name, path in files.items():
         if name in stale:
             continue
-        run = _run(_key(name), read_json(path))
+        run = read(_key(name), read_json(path))
         if run.key in runs:
             raise PruningError(f"{folder} holds two results of {' '.join(map(str, run.key))}: name the study they are of")
         if np.isfinite(run.score):
@@ -150,7 +175,7 @@ def load_results(folder: str | Path, cells: Iterable[Cell] | None = None) -> Res
         raise PruningError(f"No results in {folder}: run scripts/sweep.py first")
     expected = _product([*runs, *failures, *killed]) if wanted is None else list(wanted.values())
     missing = {key: killed.get(key, "not run yet") for key in expected if key not in runs and key not in failures}
-    return Results(runs, failures, missing, stale)
+    return Folder(runs, failures, missing, stale)
 
 
 def _product(keys: list[Key]) -> list[Key]:
@@ -168,6 +193,8 @@ def _key(name: str) -> Key:
 
 
 def _run(key: Key, result: Mapping[str, Any]) -> Run:
+    if "env" not in result:
+        raise PruningError(f"{key.task} is no training of an agent: scripts/recipe_tables.py shows studies with such tasks")
     widths = result["widths"]
     history = result["pruning_history"]
     return Run(

@@ -1,11 +1,12 @@
 """A study: tasks × arms × sparsities × seeds, spread out into cells, each of which is one run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rl_crop.core.recipe import Recipe
 from rl_crop.core.recipes import RECIPES
 from rl_crop.evaluation.config import ConfigError, read_yaml, short_hash
 from rl_crop.evaluation.tasks import TaskConfig, load_task
@@ -38,11 +39,16 @@ class Cell:
     def hash(self) -> str:
         """
         Stands for everything that the result depends on, and for nothing else: not for where files lie, and not for the
-        other cells of the study.
+        other cells of the study. A recipe counts by what it is made of.
         """
         identity: dict[str, Any] = {"config": self.config.canonical(), "seed": self.seed}
         if self.widths_of is not None:
             identity["widths_of"] = self.widths_of.hash
+        if (name := (self.config.pruning or {}).get("recipe")) in RECIPES:
+            parts, usual = asdict(RECIPES[name]), asdict(Recipe())
+            identity["recipe"] = {
+                part: str(value) for part, value in parts.items() if value != usual[part] and part not in ("source", "in_rl")
+            }
         return short_hash(identity)
 
     @cached_property
@@ -89,6 +95,16 @@ def load_study(path: str | Path) -> list[Cell]:
         for seed in seeds:
             cells += _cells_of_seed(task, config, arms, settings.get("pruning") or {}, sparsities, seed)
     return cells
+
+
+def default_results(study: Path) -> Path:
+    """
+    The folder of a study's results.
+
+    :param study: the study's file
+    :return: for example ``docs/results/returns`` for ``study_returns.yaml``
+    """
+    return Path("docs/results") / study.stem.removeprefix("study_")
 
 
 def _recipe_arms(wanted: Any) -> dict[str, dict[str, str]]:
