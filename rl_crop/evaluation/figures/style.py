@@ -174,7 +174,8 @@ def legend_of_arms(figure: Any, styles: dict[str, ArmStyle]) -> None:
     from matplotlib.lines import Line2D
 
     marks = [Line2D([], [], color=s.color, marker=s.marker, linewidth=1.8, label=arm) for arm, s in styles.items()]
-    legend = figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    columns = 4 if max(map(len, styles), default=0) < 20 else 3  # what a figure has room for
+    legend = figure.legend(handles=marks, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     for arm, mark, text in zip(styles, legend.legend_handles, legend.get_texts()):
         mark.set_gid(tag(arm, "*"))
         text.set_gid(tag(arm, "*"))
