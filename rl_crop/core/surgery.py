@@ -55,10 +55,17 @@ class Transaction:
         self._undo.append(lambda: mapping.pop(key) if missing else mapping.__setitem__(key, old))
         mapping[key] = value
 
-    def remove_item(self, mapping: Any, key: Any) -> None:
-        """Remove ``mapping[key]``."""
-        old = mapping.pop(key)
-        self._undo.append(lambda: mapping.__setitem__(key, old))
+    def remove_items(self, mapping: dict[Any, Any], keys: Iterable[Any]) -> None:
+        """Remove ``mapping[key]`` of every key; undoing puts back their order too."""
+        old = dict(mapping)
+
+        def undo() -> None:
+            mapping.clear()
+            mapping.update(old)
+
+        self._undo.append(undo)
+        for key in keys:
+            del mapping[key]
 
     def set_attribute(self, owner: Any, name: str, value: Any) -> None:
         """Set ``owner.name``."""
@@ -154,10 +161,9 @@ def forget(transaction: Transaction, optimizers: Iterable[th.optim.Optimizer], p
     :param optimizers: those that may hold state.
     :param parameters: whose state is dropped.
     """
-    wanted = {id(parameter): parameter for parameter in parameters}
+    wanted = {id(parameter) for parameter in parameters}
     for optimizer in optimizers:
-        for parameter in [parameter for parameter in optimizer.state if id(parameter) in wanted]:
-            transaction.remove_item(optimizer.state, parameter)
+        transaction.remove_items(optimizer.state, [key for key in optimizer.state if id(key) in wanted])
 
 
 def _select_state(state: th.Tensor, shape: th.Size, index: Mapping[int, np.ndarray], what: str) -> th.Tensor:

@@ -24,12 +24,17 @@ SPARSITY = 0.9
 SCORING = {"n_batches": 2, "batch_size": 32, "min_units": 2}
 """Two units in every layer: a single one of ReLU can be dead, and then nothing before it learns."""
 
+SATURATED = (
+    "a2c_images", "ddpg_images", "ddpg_mixed", "maskable_images", "maskable_mixed", "ppo_images_separate", "ppo_mixed",
+    "recurrent_images", "trpo_mixed",
+)  # fmt: skip
+"""Least squares on 64 pictures of noise can saturate what follows, so that gradients are exactly zero."""
+
 
 def options(name):
     """Gradient flow where there is a gradient, in every third cell with redundancy."""
     criterion = "span" if name.startswith("ars") else "span_crop" if list(AGENTS).index(name) % 3 == 0 else "crop"
-    # Least squares on 64 pictures of noise saturates what follows.
-    return SCORING | {"criterion": criterion, "compensation": "bias" if name == "a2c_images" else "least_squares"}
+    return SCORING | {"criterion": criterion, "compensation": "bias" if name in SATURATED else "least_squares"}
 
 
 def trained(name, callback=None, steps=96):

@@ -19,7 +19,7 @@ def test_the_table_names_recipes_with_what_is_odd():
         if recipe.driver in ("phases", "tick_tock", "meta", "learned_scores") or recipe.perturbation != "none"
     }
     assert named == odd
-    assert {name: rl_crop.recipes[name].when for name in odd} == dict.fromkeys(odd, 0.4) | {"stamp": 0.2, "bridgeout": 0.8}
+    assert {name: rl_crop.recipes[name].when for name in odd} == dict.fromkeys(odd, 0.4) | {"stamp": 0.2, "bridgeout": 0.5}
 
 
 def test_the_example_runs(capsys):
