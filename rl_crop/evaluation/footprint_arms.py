@@ -1,13 +1,10 @@
 """The arms of a comparison of footprints: what each runs, each in a process of its own, and a table of them."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from rl_crop.core.errors import PruningError
+from rl_crop.evaluation.benchmark.process import result_of, run_job
 
 RETURN_FREED = {"MALLOC_MMAP_THRESHOLD_": str(2**22)}
 """Lets the system have large tensors back as soon as they are freed (glibc), so that a later phase is not ascribed them."""
@@ -19,16 +16,12 @@ def in_process(job: Mapping[str, Any]) -> dict[str, Any]:
     :return: its result, from a process of its own; under a limit, one that the system ended does not fit either.
     :raises PruningError: the process failed for another reason than memory.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "rl_crop.evaluation.footprint"],
-        input=json.dumps(job), capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"} | RETURN_FREED,
-    )  # fmt: skip
+    done = run_job("rl_crop.evaluation.footprint", job, **RETURN_FREED)
     if done.returncode < 0 and job["limit"] is not None:
         return {"fits": False, "failed_after": [], "error": f"ended by signal {-done.returncode}"}
     if done.returncode:
         raise PruningError(f"A run in a process of its own failed: {done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return result_of(done)
 
 
 def with_width(config: Mapping[str, Any], width: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch as th
 
+from rl_crop.evaluation.benchmark.agent_rows import CPU, agent_rows
 from rl_crop.evaluation.benchmark.learners import build_agent
 from rl_crop.evaluation.benchmark.options import Options
 from rl_crop.evaluation.benchmark.table import SUBJECT, Column
@@ -43,11 +44,8 @@ def acting_speed(algo: str, width: int, sparsity: float, options: Options) -> di
 
 def entries(options: Options) -> Iterator[tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]]:
     """:return: what tells each row from the others, and a function that measures it"""
-    for width in WIDTHS if options.widths is None else options.widths:
-        for algo in options.agents:
-            for sparsity in SPARSITIES if options.sparsities is None else options.sparsities:
-                identity = {"part": "acting", "agent": algo, "width": width, "device": "cpu", "sparsity": sparsity}
-                yield identity, partial(acting_speed, algo, width, sparsity, options)
+    for identity, subject, _ in agent_rows("acting", options, WIDTHS, SPARSITIES, CPU):
+        yield identity, partial(acting_speed, *subject, options)
 
 
 def by_way(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

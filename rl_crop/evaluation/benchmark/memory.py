@@ -1,8 +1,5 @@
 """Memory: what an agent holds before and after the cut, what training takes, and the network that fits only when pruned."""
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -11,9 +8,11 @@ from typing import Any
 import torch as th
 
 from rl_crop.core.errors import PruningError
+from rl_crop.evaluation.benchmark.agent_rows import CPU, agent_rows
 from rl_crop.evaluation.benchmark.footprint import agent_bytes
 from rl_crop.evaluation.benchmark.learners import build_agent, gradient_steps
 from rl_crop.evaluation.benchmark.options import Options
+from rl_crop.evaluation.benchmark.process import result_of, run_job
 from rl_crop.evaluation.benchmark.table import SUBJECT, Column
 from rl_crop.evaluation.networks import read_widths
 from rl_crop.sb3.prune import prune_policy
@@ -68,23 +67,16 @@ def in_process(algo: str, arch: Any, budget: int | None, options: Options) -> di
         "algo": algo, "arch": arch, "steps": options.steps, "budget": budget,
         "options": {name: getattr(options, name) for name in names},
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "rl_crop.evaluation.benchmark.child"],
-        input=json.dumps(job), capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = run_job("rl_crop.evaluation.benchmark.child", job)
     if done.returncode:
         raise PruningError(f"Training {algo} {arch} in a process of its own failed: {done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return result_of(done)
 
 
 def entries(options: Options) -> Iterator[tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]]:
     """:return: what tells each row from the others, and a function that measures it"""
-    for width in WIDTHS if options.widths is None else options.widths:
-        for algo in options.agents:
-            for sparsity in SPARSITIES if options.sparsities is None else options.sparsities:
-                identity = {"part": "memory", "agent": algo, "width": width, "device": "cpu", "sparsity": sparsity}
-                yield identity, partial(memory, algo, width, sparsity, options)
+    for identity, subject, _ in agent_rows("memory", options, WIDTHS, SPARSITIES, CPU):
+        yield identity, partial(memory, *subject, options)
 
 
 COLUMNS = (

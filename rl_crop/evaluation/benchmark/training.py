@@ -6,6 +6,7 @@ from typing import Any
 
 import torch as th
 
+from rl_crop.evaluation.benchmark.agent_rows import agent_rows
 from rl_crop.evaluation.benchmark.learners import build_agent, gradient_steps
 from rl_crop.evaluation.benchmark.options import Options
 from rl_crop.evaluation.benchmark.rivals import mask, native, torch_pruning
@@ -97,14 +98,8 @@ def measured(calls: Mapping[str, Callable[[], None]], options: Options, device: 
 
 def entries(options: Options) -> Iterator[tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]]:
     """:return: what tells each row from the others, and a function that measures it"""
-    for device in options.torch_devices():
-        for width in WIDTHS if options.widths is None else options.widths:
-            for algo in options.agents:
-                for sparsity in SPARSITIES if options.sparsities is None else options.sparsities:
-                    identity = {
-                        "part": "training", "agent": algo, "width": width, "device": device.type, "sparsity": sparsity,
-                    }  # fmt: skip
-                    yield identity, partial(training_speed, algo, width, sparsity, options, device)
+    for identity, subject, device in agent_rows("training", options, WIDTHS, SPARSITIES, options.torch_devices()):
+        yield identity, partial(training_speed, *subject, options, device)
 
 
 def by_arm(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
