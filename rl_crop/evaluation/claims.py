@@ -60,8 +60,13 @@ class Claim:
         return claim is None
 
     def release(self) -> None:
-        """Give the claim back. Do so when the process that it was sent to has ended."""
-        self.path.unlink(missing_ok=True)
+        """
+        Give the claim back. The process that sent it does so when the other has ended; the other may do so earlier, when what
+        it claimed is done.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self.fd), self.path.stat()):  # else the file is the next holder's
+                self.path.unlink(missing_ok=True)
         os.close(self.fd)
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -104,6 +104,7 @@ def _work(store: Store, cell: Cell, claim: Claim) -> None:
         os._exit(130)
     except Exception:
         store.record_failure(cell, traceback.format_exc())
+    claim.release()  # a sweep that was killed cannot, and until this process has ended, the next one sees the claim held
 
 
 def _compute_on_one_thread(cell: Cell, widths: Any, keep_runs: Path | None) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class Store:
 
     def tidy(self, cell: Cell) -> None:
         """
-        Remove the lock that a killed sweep left behind, whose cell ran on to its end.
+        Remove the lock that is left behind by a sweep that was killed together with its cell.
 
         :param cell: a cell that is done
         """

@@ -50,3 +50,15 @@ def test_a_process_keeps_the_claim_of_its_killed_parent_and_a_kill_frees_it(tmp_
     again = Claim.take(path)
     assert again is not None
     again.release()
+
+
+def test_one_of_two_holders_may_release_early_and_the_other_leaves_the_next_claim_alone(tmp_path):
+    path = tmp_path / "cell"
+    sent = Claim.take(path)
+    Claim(path, os.dup(sent.fd)).release()
+    following = Claim.take(path)
+    assert following is not None
+    sent.release()
+    assert Claim.take(path) is None
+    following.release()
+    assert not path.exists()
