@@ -8,6 +8,7 @@ becomes of a cell whose process died is for the sweep to decide.
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 from multiprocessing.connection import wait
@@ -20,6 +21,9 @@ from rl_crop.evaluation.config import ConfigError
 from rl_crop.evaluation.store import Store, compute
 from rl_crop.evaluation.study import Cell
 from rl_crop.optional import require
+
+# What cells import, some of it when they first need it: longer than a small cell takes to run. What is missing is passed over.
+_PRELOADED = ["rl_crop.evaluation.store", "torch._dynamo", "sklearn.datasets"]
 
 
 class Engine(Protocol):
@@ -56,18 +60,21 @@ class Engine(Protocol):
 
 class LocalEngine:
     """
-    Processes of this machine.
+    Processes of this machine. Where that is safe they are forks of a server that has done the imports.
 
     :param jobs: cells that run side by side
     """
 
     def __init__(self, jobs: int = 1) -> None:
         self.capacity = jobs
+        linux = sys.platform == "linux"
+        self._context = multiprocessing.get_context("forkserver") if linux else multiprocessing.get_context("spawn")
+        self._context.set_forkserver_preload(_PRELOADED)
         self._running: dict[BaseProcess, Cell] = {}
 
     def start(self, store: Store, cell: Cell, claim: Claim) -> None:
         """See :class:`Engine`. A cell whose sweep is killed runs to its end, and keeps its claim until then."""
-        process = multiprocessing.get_context("spawn").Process(target=_work, args=(store, cell, claim), daemon=True)
+        process = self._context.Process(target=_work, args=(store, cell, claim), daemon=True)
         process.start()
         self._running[process] = cell
 

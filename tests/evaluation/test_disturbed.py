@@ -107,6 +107,18 @@ def test_sweeps_killed_ten_times_at_random_moments_end_with_the_results_of_an_un
     assert all(path.stat().st_mtime_ns == moment for path, moment in written.items())  # and none of them twice
 
 
+def test_a_sweep_that_is_ended_takes_the_run_directories_of_its_cells_along(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    study = Study(tmp_path, n_timesteps=10**9)
+    process = study.start("ended")
+    while not list(tmp_path.glob("rl_crop-*/config.yaml")):
+        assert process.poll() is None, study.log("ended").read_text()
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait() == 1 and "Interrupted" in study.log("ended").read_text()
+    assert list(tmp_path.glob("rl_crop-*")) == [] == list((tmp_path / "ended" / ".locks").iterdir())
+
+
 def test_a_sweep_on_a_cluster_of_two_nodes_completes_when_one_is_killed(tmp_path, monkeypatch, no_other_ray):
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster

@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -80,14 +79,3 @@ def test_an_interrupted_sweep_ends_its_cells_and_frees_them(engine, cell, tmp_pa
     assert next(progress).status == "started" and store.state(endless) == "running"
     progress.close()
     assert store.state(endless) == "to do" and engine.ended(0) == []
-
-
-def test_a_cell_that_is_ended_takes_its_run_directory_along(cell, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    endless = dataclasses.replace(cell, config=dataclasses.replace(cell.config, n_timesteps=10**9))
-    progress = Sweep(Store(tmp_path / "results"), LocalEngine()).run([endless])
-    next(progress)
-    while not list(tmp_path.glob("rl_crop-*/config.yaml")):
-        time.sleep(0.02)
-    progress.close()
-    assert list(tmp_path.glob("rl_crop-*")) == []
