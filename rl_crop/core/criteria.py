@@ -21,7 +21,7 @@ from rl_crop.core.units import UnitGroup
 
 def crop(scoring: Scoring) -> Saliency:
     """|θ ⊙ Hg|: the change of the gradient flow gᵀg when the parameter is removed, to first order (CroP, ICML 2022)."""
-    return {name: (tensor.detach() * scoring.hessian_gradient[name]).abs() for name, tensor in scoring.parameters.items()}
+    return {name: (tensor.detach() * scoring.hessian_gradient[name]).abs_() for name, tensor in scoring.parameters.items()}
 
 
 def crop_gate(scoring: Scoring) -> Saliency:
@@ -73,7 +73,7 @@ def taylor(scoring: Scoring) -> Saliency:
 
 def snip(scoring: Scoring) -> Saliency:
     """|θ ⊙ g|: the change of the loss when the parameter is removed, to first order (SNIP, ICLR 2019)."""
-    return {name: (tensor.detach() * scoring.gradient[name]).abs() for name, tensor in scoring.parameters.items()}
+    return {name: (tensor.detach() * scoring.gradient[name]).abs_() for name, tensor in scoring.parameters.items()}
 
 
 def grasp(scoring: Scoring) -> Saliency:
@@ -107,7 +107,7 @@ def filter_l2(scoring: Scoring) -> Saliency:
 def force(scoring: Scoring) -> Saliency:
     """|θ ⊙ g|, θ without masks and g of the masked network, so that masked weights may return (FORCE, ICLR 2021)."""
     dense = scoring.parameters if scoring.dense is None else scoring.dense
-    return {name: (dense[name].detach() * g).abs() for name, g in scoring.gradient.items()}
+    return {name: (dense[name].detach() * g).abs_() for name, g in scoring.gradient.items()}
 
 
 def relative_change(scoring: Scoring) -> Saliency:

@@ -1,14 +1,18 @@
 """Gradients and Hessian-gradient products of a loss summed over batches."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch as th
+from torch.autograd.graph import GradientEdge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.layer_uses import LayerUses
 from rl_crop.core.rng import isolated_rng
 
+Key = TypeVar("Key", bound=Hashable)
 BatchLoss = Callable[[Any], th.Tensor]
 """The loss on one batch, a scalar tensor."""
 
@@ -25,10 +29,11 @@ def gradient(loss: BatchLoss, parameters: Sequence[th.Tensor], batches: Iterable
         (``requires_grad=False``).
     :raises PruningError: a loss that is not a finite scalar, or that depends on no parameter.
     """
-    total = [th.zeros_like(parameter) for parameter in parameters]
+    total = {parameter: th.zeros_like(parameter) for parameter in parameters}
     for number, batch in enumerate(batches):
-        _accumulate(total, _gradient_of_batch(loss, parameters, batch, seed + number, create_graph=False))
-    return _checked(total)
+        with _of_batch(seed + number):
+            _add(total, _any_of(_differentiate([_value(loss, batch)], None, _free(total))))
+    return _checked(total, parameters)
 
 
 def hessian_gradient_product(
@@ -56,51 +61,98 @@ def hessian_gradient_product(
     :raises PruningError: as in :func:`gradient`.
     """
     wrt = parameters if wrt is None else wrt
-    total = [th.zeros_like(parameter) for parameter in wrt]
+    along = dict(zip(parameters, vector, strict=True))
+    total = {parameter: th.zeros_like(parameter) for parameter in wrt}
     for number, batch in enumerate(batches):
-        grads = _gradient_of_batch(loss, parameters, batch, seed + number, create_graph=True)
-        curved = [(g, v) for g, v in zip(grads, vector, strict=True) if g is not None and g.requires_grad]
-        if curved:  # a loss that is linear in every parameter has no curvature
-            found, along = zip(*curved, strict=True)
-            _accumulate(total, _differentiate(found, wrt, create_graph=False, along=along))
-    return _checked(total)
+        _add_product(total, loss, batch, along, seed + number)
+    return _checked(total, wrt)
 
 
-def _gradient_of_batch(
-    loss: BatchLoss, parameters: Sequence[th.Tensor], batch: Any, seed: int, create_graph: bool
-) -> tuple[th.Tensor | None, ...]:
+def _add_product(
+    total: Mapping[th.Tensor, th.Tensor], loss: BatchLoss, batch: Any, along: Mapping[th.Tensor, th.Tensor], seed: int
+) -> None:
+    """
+    Add one batch's product to the totals, without a second tensor of a layer's size.
+
+    A layer's weight enters the inner product of gradient and vector as ⟨dL/dy, layer(x, vector)⟩, and its derivative of that
+    comes in two parts: through the layer's output y, and through what the layer gives back to its input, dL/dx. Each is added
+    as it is found. What is neither a linear nor a convolution weight is left to autograd.
+    """
+    with _of_batch(seed):
+        with LayerUses(tensor for tensor in _free(along) if tensor in total) as recorder:
+            value = _value(loss, batch)
+        uses = recorder.sole(value)
+        direct = {use.weight for use in uses}
+        by: dict[Hashable, th.Tensor | GradientEdge] = {(use, "y"): use.y for use in uses}
+        by |= {(use, "x"): use.x for use in uses if use.x.requires_grad} | _free(
+            tensor for tensor in along if tensor not in direct
+        )  # type: ignore[operator]
+        back = _any_of(_differentiate([value], None, by, create_graph=True))
+        factors = [(back[tensor], along[tensor]) for tensor in along if tensor in back]
+        for use in uses:
+            if (use, "y") in back:
+                moved = use.apply(use.x, along[use.weight])
+                factors += [(back[use, "y"], moved), (moved, back[use, "y"])]
+    factors = [(one, other.detach()) for one, other in factors if one.requires_grad]
+    if not factors:  # a loss that is linear in every parameter has no curvature
+        return
+    values, weights = zip(*factors, strict=True)
+    by = {(use, "y"): use.y for use in uses} | _free(tensor for tensor in total if tensor not in direct)  # type: ignore[operator]
+    by |= {(use, "x"): back[use, "x"] for use in uses if (use, "x") in back and back[use, "x"].requires_grad}
+    found = _differentiate(values, weights, by)
+    for use in uses:
+        if (use, "y") in found:
+            use.add_product(total[use.weight], use.x.detach(), found[use, "y"])
+        if (use, "x") in found:
+            use.add_product(total[use.weight], found[use, "x"], back[use, "y"].detach())
+    _add(total, found)
+
+
+@contextlib.contextmanager
+def _of_batch(seed: int) -> Iterator[None]:
     # Fused attention kernels have no second derivative.
     with isolated_rng(seed), th.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        value = called(loss, batch)
-        if not isinstance(value, th.Tensor) or value.numel() != 1:
-            raise PruningError(f"The loss must be a scalar tensor, not {_describe(value)}.")
-        if not th.isfinite(value):
-            raise PruningError(f"The loss on the scoring data is {value.item()}: nothing was pruned. Check the batches.")
-        if not value.requires_grad:
-            raise PruningError("The loss does not depend on any parameter: was it computed without gradients?")
-        grads = _differentiate(value.squeeze(), parameters, create_graph)
-        if all(grad is None for grad in grads):
-            raise PruningError("The loss does not depend on any of the parameters that may be pruned.")
-        return grads
+        yield
+
+
+def _value(loss: BatchLoss, batch: Any) -> th.Tensor:
+    value = called(loss, batch)
+    if not isinstance(value, th.Tensor) or value.numel() != 1:
+        raise PruningError(f"The loss must be a scalar tensor, not {_describe(value)}.")
+    if not th.isfinite(value):
+        raise PruningError(f"The loss on the scoring data is {value.item()}: nothing was pruned. Check the batches.")
+    if not value.requires_grad:
+        raise PruningError("The loss does not depend on any parameter: was it computed without gradients?")
+    return value.squeeze()
+
+
+def _free(tensors: Iterable[th.Tensor]) -> dict[th.Tensor, th.Tensor]:
+    return {tensor: tensor for tensor in tensors if tensor.requires_grad}
 
 
 def _differentiate(
-    value: Any, by: Sequence[th.Tensor], create_graph: bool, along: Sequence[th.Tensor] | None = None
-) -> tuple[th.Tensor | None, ...]:
-    """
-    Derivatives of a scalar, or of the inner product of tensors with fixed ones (``along``); ``None`` for what it does not
-    depend on and for frozen parameters.
-    """
-    free = [tensor for tensor in by if tensor.requires_grad]
+    values: Sequence[th.Tensor],
+    weights: Sequence[th.Tensor] | None,
+    by: Mapping[Key, th.Tensor | GradientEdge],
+    create_graph: bool = False,
+) -> dict[Key, th.Tensor]:
+    """:return: derivatives of the weighted sum of values, by key; none for what it does not depend on"""
     try:
-        grads = th.autograd.grad(value, free, along, create_graph=create_graph, allow_unused=True) if free else ()
-        found = iter(grads)
+        grads = (
+            th.autograd.grad(values, [*by.values()], weights, create_graph=create_graph, allow_unused=True) if by else ()  # type: ignore[arg-type]
+        )
     except RuntimeError as error:
         raise PruningError(
             f"The loss cannot be differentiated for this criterion ({error}). Criteria that need less: snip (one gradient), "
             f"magnitude, random, span, synflow (none)."
         ) from error
-    return tuple(next(found) if tensor.requires_grad else None for tensor in by)
+    return {key: grad for key, grad in zip(by, grads, strict=True) if grad is not None}
+
+
+def _any_of(grads: dict[Key, th.Tensor]) -> dict[Key, th.Tensor]:
+    if not grads:
+        raise PruningError("The loss does not depend on any of the parameters that may be pruned.")
+    return grads
 
 
 def called(loss: Callable[..., Any], *args: Any) -> Any:
@@ -117,13 +169,14 @@ def _describe(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, th.Tensor) else repr(type(value))
 
 
-def _accumulate(total: list[th.Tensor], grads: Iterable[th.Tensor | None]) -> None:
-    for running, grad in zip(total, grads, strict=True):
-        if grad is not None:
-            running.add_(grad.detach())
+def _add(total: Mapping[th.Tensor, th.Tensor], grads: Mapping[Any, th.Tensor]) -> None:
+    for parameter, running in total.items():
+        if parameter in grads:
+            running.add_(grads[parameter])
 
 
-def _checked(total: list[th.Tensor]) -> list[th.Tensor]:
-    if not all(bool(th.isfinite(tensor).all()) for tensor in total):
+def _checked(total: Mapping[th.Tensor, th.Tensor], parameters: Iterable[th.Tensor]) -> list[th.Tensor]:
+    extremes = [extreme for tensor in total.values() if tensor.numel() for extreme in tensor.aminmax()]
+    if not all(bool(th.isfinite(extreme)) for extreme in extremes):  # unlike a look at every element, this holds nothing
         raise PruningError("The gradient on the scoring data is not finite: nothing was pruned. Check the batches.")
-    return total
+    return [total[parameter] for parameter in parameters]

@@ -16,6 +16,9 @@ GRADIENT_FREE = ("magnitude", "random", "span", "synflow", "unit_norm", "filter_
 """Criteria that need no loss."""
 
 
+_PART = 2**16  # elements; see sum_over_slices
+
+
 @dataclass(frozen=True)
 class Scoring:
     """
@@ -115,5 +118,9 @@ def unit_scores(saliency: Saliency, groups: Sequence[UnitGroup]) -> dict[str, np
 def sum_over_slices(element: th.Tensor, axis: int, index: np.ndarray) -> np.ndarray:
     """:return: the sum over everything that lies at a unit's positions along an axis (a slot's), a number a unit."""
     others = [place for place in range(element.dim()) if place != axis]
-    sums = element.detach().double().sum(others) if others else element.detach().double()
-    return sums.cpu().numpy()[index].sum(1)
+    element = element.detach()
+    if not others:
+        return element.double().cpu().numpy()[index].sum(1)
+    # In parts, as in double precision the whole of a large layer takes as much memory again as it and its gradient.
+    parts = element.split(max(1, _PART * element.shape[axis] // max(1, element.numel())), axis)
+    return th.cat([part.double().sum(others) for part in parts]).cpu().numpy()[index].sum(1)
