@@ -1,4 +1,6 @@
-"""Tables and pictures of a study of recipes, from the folder of its results. The study need not be finished.
+"""Tables and pictures of a study of recipes, or of other arms on small tasks, from the folder of its results.
+
+The study need not be finished.
 
 Examples::
 
@@ -18,6 +20,7 @@ from rl_crop.core.errors import PruningError
 from rl_crop.evaluation import ConfigError
 from rl_crop.evaluation.figures.recipes import recipe_picture
 from rl_crop.evaluation.recipe_tables import NOTES, read_outcomes, recipe_tables
+from rl_crop.evaluation.scores import DENSE
 from rl_crop.evaluation.study import default_results, load_study
 from rl_crop.files import write_text
 
@@ -44,13 +47,20 @@ def main(args: Args) -> None:
     counts = (
         f"{len(found.runs)} cells have a result, {len(found.failures)} none for an error, {len(found.missing)} are to run."
     )
-    lines = [f"# Every recipe: {folder.name}", "", f"Made by `python scripts/recipe_tables.py {args.study}`. {counts}", ""]
+    lines = [
+        f"# Every arm of the study of {folder.name}",
+        "",
+        f"Made by `python scripts/recipe_tables.py {args.study}`. {counts}",
+        "",
+    ]
     lines += [f"- {note}" for note in NOTES]
     tables = recipe_tables(found)
     for task in found.tasks:
-        picture = recipe_picture(found, task)
-        picture.save(out / "pictures")
-        lines += ["", f"## {task}", "", f"![{picture.title}](pictures/{picture.name}.png)"]
+        lines += ["", f"## {task}"]
+        if any(arm != DENSE for arm, _ in found.groups(task)):
+            picture = recipe_picture(found, task)
+            picture.save(out / "pictures")
+            lines += ["", f"![{picture.title}](pictures/{picture.name}.png)"]
         for table in tables:
             if table.tags[0]["task"] == task:
                 write_text(out / "tables" / f"{task}_{table.tags[0]['sparsity']}.csv", table.to_csv())

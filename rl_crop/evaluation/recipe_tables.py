@@ -1,4 +1,4 @@
-"""What every recipe reaches and costs, task by task and sparsity by sparsity: tables of a study of recipes."""
+"""What every recipe, or other arm, reaches and costs, task by task and sparsity by sparsity: tables of a study."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +42,7 @@ class Outcome:
     :param metric: what it measures
     :param n_params: parameters that are there and not masked
     :param flops: for one observation
+    :param narrowest: units of the smallest hidden layer
     :param n_steps: how long was trained, in optimizer steps or environment steps
     :param training: processor seconds of it
     :param pruning: processor seconds of all that the recipe did beside
@@ -52,6 +53,7 @@ class Outcome:
     metric: str
     n_params: int
     flops: int
+    narrowest: int
     n_steps: int
     training: float
     pruning: float
@@ -71,9 +73,16 @@ def _outcome(key: Key, result: Mapping[str, Any]) -> Outcome:
     seconds = result["seconds"]
     return Outcome(
         key, result["final"]["mean"], result.get("metric", "return"), result["n_params_left"], result["flops"],
+        _narrowest(result["widths"]),
         result["n_timesteps_trained"] if "env" in result else result["n_steps"],
         seconds["learn_cpu"] - seconds["prune_cpu"], seconds["prune_cpu"],
     )  # fmt: skip
+
+
+def _narrowest(widths: Mapping[str, Any]) -> int:
+    if all(isinstance(value, int) for value in widths.values()):  # of a supervised network, whose last layer is the output
+        return min([*widths.values()][:-1])
+    return min(width for hidden in widths.values() for width in hidden)
 
 
 def recipe_tables(found: Folder[Outcome]) -> list[Table]:
@@ -95,8 +104,8 @@ def _table(found: Folder[Outcome], task: str, sparsity: str, arms: Sequence[str]
     steps = fmean(run.n_steps for run in dense.values()) if dense else None
     metric = next(run.metric for key, run in found.runs.items() if key.task == task)
     columns = (
-        "recipe", "prunes", metric, "seeds", "lowest–highest", "to dense", "parameters", "FLOPs", "training, × dense",
-        "training, CPU s", "pruning, CPU s", "what went wrong",
+        "recipe", "prunes", metric, "seeds", "lowest–highest", "to dense", "parameters", "FLOPs", "narrowest layer",
+        "training, × dense", "training, CPU s", "pruning, CPU s", "what went wrong",
     )  # fmt: skip
     ranked = []
     for arm in arms:
@@ -122,9 +131,10 @@ def _measures(runs: Sequence[Outcome], dense: Mapping[int, Outcome]) -> list[str
 
 def _costs(runs: Sequence[Outcome], steps: float | None) -> list[str]:
     if not runs:
-        return [NOTHING] * 5
+        return [NOTHING] * 6
     return [
         extent([run.n_params for run in runs]), extent([run.flops for run in runs]),
+        extent([run.narrowest for run in runs]),
         NOTHING if steps is None else f"{mean(runs, lambda run: run.n_steps) / steps:.2f}",
         number(mean(runs, lambda run: run.training)), number(mean(runs, lambda run: run.pruning)),
     ]  # fmt: skip

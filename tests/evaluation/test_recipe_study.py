@@ -142,7 +142,7 @@ def test_the_time_of_pruning_is_told_from_that_of_training(tiny, monkeypatch, re
 
 def outcomes(scores, failures=(), missing=()):
     """:return: results with these scores by task, arm, sparsity and seed"""
-    runs = [Outcome(Key(*key), score, "accuracy", 100, 2000, 480, 3.0, 0.5) for key, score in scores.items()]
+    runs = [Outcome(Key(*key), score, "accuracy", 100, 2000, 7, 480, 3.0, 0.5) for key, score in scores.items()]
     keyed = [{Key(*key): text for key, text in dict(some).items()} for some in (failures, missing)]
     return Folder({run.key: run for run in runs}, *keyed)
 
@@ -169,18 +169,26 @@ def test_the_best_is_on_top_and_the_refused_below_with_the_reason():
 
 def test_the_script_writes_a_page_tables_and_pictures(load, tmp_path, capsys):
     results = tmp_path / "results"
-    report = {"final": {"mean": 0.5}, "metric": "R2", "n_params_left": 9, "flops": 100, "n_steps": 10}
+    report = {
+        "final": {"mean": 0.5},
+        "metric": "R2",
+        "n_params_left": 9,
+        "flops": 100,
+        "widths": {"0": 4, "2": 1},
+        "n_steps": 10,
+    }
     report |= {"seconds": {"learn_cpu": 2.0, "prune_cpu": 0.5}}
     cells = [cell for cell in load() if cell.task == "friedman"]
-    for cell in cells[:-1]:
+    dense = next(cell for cell in load() if cell.task == "cartpole" and cell.arm == "dense")  # of a task that has only begun
+    for cell in (*cells[:-1], dense):
         Store(results).record(cell, report)
     Store(results).record_failure(cells[-1], f"Traceback\n{REFUSED}it cannot be")
     script.main(script.Args(tmp_path / "study_tiny.yaml", results=results))
     page = (tmp_path / "results_report" / "README.md").read_text()
     assert "| efficient_convnets | units | 0.5000 |" in page and "refused: it cannot be (seed 0)" in page
-    assert "4 cells have a result, 1 none for an error, 5 are to run." in capsys.readouterr().out
+    assert "5 cells have a result, 1 none for an error, 4 are to run." in capsys.readouterr().out
     files = {path.name for path in (tmp_path / "results_report").rglob("*.*")}
-    assert {"README.md", "friedman_0.5.csv", "recipes_friedman.png", "recipes_friedman.svg"} == files
+    assert {"README.md", "friedman_0.5.csv", "cartpole_0.5.csv", "recipes_friedman.png", "recipes_friedman.svg"} == files
 
 
 def test_the_widths_of_a_supervised_source_are_part_of_the_hash(load):
