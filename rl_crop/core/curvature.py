@@ -82,6 +82,7 @@ def _add_product(
         with LayerUses(tensor for tensor in _free(along) if tensor in total) as recorder:
             value = _value(loss, batch)
         uses = recorder.sole(value)
+        del recorder  # and with it the graphs of other uses
         direct = {use.weight for use in uses}
         by: dict[Hashable, th.Tensor | GradientEdge] = {(use, "y"): use.y for use in uses}
         by |= {(use, "x"): use.x for use in uses if use.x.requires_grad} | _free(

@@ -25,7 +25,8 @@ class LayerUse:
 
     :param weight: the parameter.
     :param x: what the layer received, and nothing else did: derivatives by it are this use's alone.
-    :param y: where derivatives by its output are found, whatever is done to the output in place.
+    :param y: where derivatives by its output are found.
+    :param sources: the nodes of the graph that x and bias come from.
     :param apply: the layer without bias, of an input and a weight; linear in both.
     :param add_product: adds to its first argument the derivative by the weight of ⟨b, apply(a, weight)⟩, for a and b given.
     """
@@ -33,20 +34,24 @@ class LayerUse:
     weight: th.Tensor
     x: th.Tensor
     y: GradientEdge
+    sources: tuple[Any, ...]
     apply: Apply
     add_product: Callable[[th.Tensor, th.Tensor, th.Tensor], object]
 
 
 class LayerUses(TorchFunctionMode):
     """
-    While active, records the uses of weights by ``F.linear`` and ``F.conv2d``.
+    While active, records calls of ``F.linear`` and ``F.conv2d`` with certain weights.
+
+    Not seen are layers inside functions that do more (``multi_head_attention_forward``), and not recorded calls that autograd
+    must look after: mixed precision, ``padding="same"``, inputs without a batch axis, weights with hooks.
 
     :param weights: the parameters of interest.
     """
 
     def __init__(self, weights: Iterable[th.Tensor]) -> None:
         super().__init__()
-        self._weights = {id(weight) for weight in weights}
+        self._weights = {id(weight) for weight in weights if not weight._backward_hooks}
         self._uses: list[LayerUse] = []
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -57,39 +62,33 @@ class LayerUses(TorchFunctionMode):
         x, weight, bias, *geometry = (*args, None)[: max(3, len(args))]
         received = x.view_as(x)
         y = func(received, weight, bias, *geometry)
-        # Autograd knows where precision is mixed, and the derivative of a convolution what padding="same" is.
-        plain = y.dtype == weight.dtype == x.dtype and not any(isinstance(item, str) for item in geometry)
-        if plain and y.requires_grad and (func is F.linear or x.dim() == 4):
-            self._uses.append(LayerUse(weight, received, get_gradient_edge(y), *layer(geometry)))
+        whole = weight.dim() == 2 if func is F.linear else x.dim() == 4 and not any(isinstance(item, str) for item in geometry)
+        if whole and y.requires_grad and y.dtype == weight.dtype == x.dtype:
+            sources = tuple(tensor.grad_fn for tensor in (received, bias) if tensor is not None and tensor.grad_fn is not None)
+            self._uses.append(LayerUse(weight, received, get_gradient_edge(y), sources, *layer(geometry)))
         return y
 
     def sole(self, value: th.Tensor) -> list[LayerUse]:
         """
-        The uses of those weights that enter a value through recorded uses alone, and through each of them.
+        The uses through which weights enter a value, of those weights that enter it in no other way.
+
+        The graph is followed from the value to its leaves, and from a recorded output to what the layer received: a weight
+        that is met all the same was also used where nobody looked, or its output was replaced by a change in place.
 
         :param value: what was computed.
-        :return: the uses; none of a weight that enters in another way as well.
+        :return: the uses.
         """
-        recorded: dict[int, int] = {}
-        for use in self._uses:
-            recorded[id(use.weight)] = recorded.get(id(use.weight), 0) + 1
-        entered = _entries(value)
-        return [use for use in self._uses if entered.get(id(use.weight)) == recorded[id(use.weight)]]
-
-
-def _entries(value: th.Tensor) -> dict[int, int]:
-    """:return: how often each leaf enters the graph of a value, by the leaf's id"""
-    entries: dict[int, int] = {}
-    seen, waiting = {value.grad_fn}, [value.grad_fn]
-    while waiting:
-        for node, _ in waiting.pop().next_functions:  # type: ignore[union-attr]
-            leaf = getattr(node, "variable", None)
-            if leaf is not None:
-                entries[id(leaf)] = entries.get(id(leaf), 0) + 1
-            elif node is not None and node not in seen:
-                seen.add(node)
-                waiting.append(node)
-    return entries
+        recorded = {use.y.node: use.sources for use in self._uses}
+        seen, waiting, met = {value.grad_fn}, [value.grad_fn], set()
+        while waiting:
+            node: Any = waiting.pop()
+            for source in recorded[node] if node in recorded else (edge[0] for edge in node.next_functions):
+                if type(source).__name__ == "AccumulateGrad":
+                    met.add(id(source.variable))
+                elif source is not None and source not in seen:
+                    seen.add(source)
+                    waiting.append(source)
+        return [use for use in self._uses if use.y.node in seen and id(use.weight) not in met]
 
 
 def _linear(geometry: Any) -> tuple[Apply, Callable]:

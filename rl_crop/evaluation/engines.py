@@ -5,6 +5,7 @@ Both give every cell a fresh process: one that is killed takes no other cell alo
 becomes of a cell whose process died is for the sweep to decide.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -24,6 +25,9 @@ from rl_crop.optional import require
 
 # What cells import, some of it when they first need it: longer than a small cell takes to run. What is missing is passed over.
 _PRELOADED = ["rl_crop.evaluation.store", "torch._dynamo", "sklearn.datasets"]
+
+# What multiprocessing tells of every process whose server is gone, though they may live.
+_SERVER_DIED = 255
 
 
 class Engine(Protocol):
@@ -60,16 +64,17 @@ class Engine(Protocol):
 
 class LocalEngine:
     """
-    Processes of this machine. Where that is safe they are forks of a server that has done the imports.
+    Processes of this machine. On Linux they are forks of a server that has done the imports, with the environment that the
+    first of them was started in; it is the one that :mod:`multiprocessing` keeps for the whole program.
 
     :param jobs: cells that run side by side
     """
 
     def __init__(self, jobs: int = 1) -> None:
         self.capacity = jobs
-        linux = sys.platform == "linux"
-        self._context = multiprocessing.get_context("forkserver") if linux else multiprocessing.get_context("spawn")
-        self._context.set_forkserver_preload(_PRELOADED)
+        self._context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        if sys.platform == "linux":
+            self._context.set_forkserver_preload(_PRELOADED)
         self._running: dict[BaseProcess, Cell] = {}
 
     def start(self, store: Store, cell: Cell, claim: Claim) -> None:
@@ -84,6 +89,9 @@ class LocalEngine:
         ended = []
         for process in [process for process in self._running if process.sentinel in sentinels]:
             process.join()
+            if process.exitcode == _SERVER_DIED and process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)  # else it would run on beside its successor
             ended.append((self._running.pop(process), _reason(process.exitcode)))
         return ended
 

@@ -42,7 +42,8 @@ class Outcome:
     :param metric: what it measures
     :param n_params: parameters that are there and not masked
     :param flops: for one observation
-    :param narrowest: units of the smallest hidden layer
+    :param narrowest: units of the smallest hidden layer; ``None`` without one
+    :param prunes: ``"units"``, ``"weights"``, or a dash where nothing is pruned
     :param n_steps: how long was trained, in optimizer steps or environment steps
     :param training: processor seconds of it
     :param pruning: processor seconds of all that the recipe did beside
@@ -53,7 +54,8 @@ class Outcome:
     metric: str
     n_params: int
     flops: int
-    narrowest: int
+    narrowest: int | None
+    prunes: str
     n_steps: int
     training: float
     pruning: float
@@ -73,16 +75,23 @@ def _outcome(key: Key, result: Mapping[str, Any]) -> Outcome:
     seconds = result["seconds"]
     return Outcome(
         key, result["final"]["mean"], result.get("metric", "return"), result["n_params_left"], result["flops"],
-        _narrowest(result["widths"]),
+        _narrowest(result["widths"]), _prunes(result["config"]["pruning"]),
         result["n_timesteps_trained"] if "env" in result else result["n_steps"],
         seconds["learn_cpu"] - seconds["prune_cpu"], seconds["prune_cpu"],
     )  # fmt: skip
 
 
-def _narrowest(widths: Mapping[str, Any]) -> int:
+def _narrowest(widths: Mapping[str, Any]) -> int | None:
     if all(isinstance(value, int) for value in widths.values()):  # of a supervised network, whose last layer is the output
-        return min([*widths.values()][:-1])
-    return min(width for hidden in widths.values() for width in hidden)
+        return min([*widths.values()][:-1], default=None)
+    return min((width for hidden in widths.values() for width in hidden), default=None)
+
+
+def _prunes(pruning: Mapping[str, Any] | None) -> str:
+    if pruning is None:
+        return NOTHING
+    recipe = RECIPES.get(pruning.get("recipe"))  # type: ignore[arg-type]
+    return "units" if pruning.get("structured", recipe is None or recipe.structured) else "weights"
 
 
 def recipe_tables(found: Folder[Outcome]) -> list[Table]:
@@ -111,7 +120,7 @@ def _table(found: Folder[Outcome], task: str, sparsity: str, arms: Sequence[str]
     for arm in arms:
         level = "0" if arm == DENSE else sparsity
         runs = found.of(task, arm, level)
-        rest = [prunes(arm), *_measures(runs, dense), *_costs(runs, steps), wrong(found, task, arm, level)]
+        rest = [prunes(arm, runs), *_measures(runs, dense), *_costs(runs, steps), wrong(found, task, arm, level)]
         ranked.append((-mean(runs, lambda run: run.score) if runs else float("inf"), [arm, *rest]))
     rows = [row for _, row in sorted(ranked, key=lambda one: one[0])]
     tags = [{"task": task, "arm": row[0], "sparsity": sparsity} for row in rows]
@@ -132,20 +141,22 @@ def _measures(runs: Sequence[Outcome], dense: Mapping[int, Outcome]) -> list[str
 def _costs(runs: Sequence[Outcome], steps: float | None) -> list[str]:
     if not runs:
         return [NOTHING] * 6
+    narrowest = [run.narrowest for run in runs if run.narrowest is not None]
     return [
         extent([run.n_params for run in runs]), extent([run.flops for run in runs]),
-        extent([run.narrowest for run in runs]),
+        extent(narrowest) if narrowest else NOTHING,
         NOTHING if steps is None else f"{mean(runs, lambda run: run.n_steps) / steps:.2f}",
         number(mean(runs, lambda run: run.training)), number(mean(runs, lambda run: run.pruning)),
     ]  # fmt: skip
 
 
-def prunes(arm: str) -> str:
+def prunes(arm: str, runs: Sequence[Outcome]) -> str:
     """
     :param arm: the arm's name
-    :return: what its recipe prunes
+    :param runs: its results
+    :return: what it prunes; of a recipe, also where it has no result
     """
-    return NOTHING if arm not in RECIPES else "units" if RECIPES[arm].structured else "weights"
+    return runs[0].prunes if runs else _prunes({"recipe": arm}) if arm in RECIPES else NOTHING
 
 
 def mean(runs: Sequence[Outcome], value: Callable[[Outcome], float]) -> float:

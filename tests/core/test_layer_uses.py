@@ -36,6 +36,30 @@ def conv(**options):
     )
 
 
+def seen_through(function):
+    """A model whose loss is a function of it and its inputs, beside the usual one."""
+    return two(lambda m, x: m.b(m.a(x).tanh()) + function(m, x))
+
+
+def penalty(m, x):
+    """The squared gradient of the outputs by the inputs, as in gradient penalties."""
+    x = x.clone().requires_grad_()
+    return th.autograd.grad(m.b(m.a(x).tanh()).sum(), x, create_graph=True)[0].square().sum()
+
+
+def functional(m, x):
+    return th.func.grad(lambda row: m.b(m.a(row).tanh()).sum())(x[0]).square().sum()
+
+
+class Remembers(Doubled):
+    """Has an attribute of the name that leaves have in the graph."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.variable = w
+        return Doubled.forward(ctx, x, w)
+
+
 # A model, and how many of its weights are differentiated by layer
 ODD = {
     "in place": (lambda: two(lambda m, x: m.b(F.softplus(m.a(x).mul_(2).tanh_()))), 2),
@@ -45,6 +69,19 @@ ODD = {
     "weight decay": (lambda: two(lambda m, x: m.b(m.a(x).tanh()) + m.a.weight.pow(3).sum()), 1),
     "transposed": (lambda: two(lambda m, x: m.b((m.a(x).tanh() @ m.a.weight @ m.a.weight.t()).tanh())), 1),
     "unseen": (lambda: two(lambda m, x: m.b(Doubled.apply(m.a(x).tanh(), m.a.weight)[:, [0, 1, 2, 0]].tanh())), 1),
+    "unseen, remembering": (
+        lambda: two(lambda m, x: m.b(Remembers.apply(m.a(x).tanh(), m.a.weight)[:, [0, 1, 2, 0]].tanh())),
+        1,
+    ),
+    "in place, of a view": (
+        lambda: two(lambda m, x: m.b(m.a(x.reshape(-1, 2, 3)).tanh_()).mul_(2).sum(1).repeat_interleave(2, 0)),
+        0,
+    ),
+    "gradient penalty": (lambda: seen_through(penalty), 0),
+    "functional gradient": (lambda: seen_through(functional), 0),
+    "detached": (lambda: seen_through(lambda m, x: m.b(m.a(x).detach()) * 2 + m.a(x).detach().sum()), 2),
+    "detached, and unseen": (lambda: two(lambda m, x: m.b(m.a(x).detach()) + m.a.weight.pow(3).sum()), 1),
+    "one unit": (lambda: two(lambda m, x: m.b(m.a(x).tanh()) + F.linear(x, m.v.bias).tanh()[:, None], v=nn.Linear(3, 3)), 2),
     "by keyword": (lambda: two(lambda m, x: m.b(F.linear(x, weight=m.a.weight).tanh())), 1),
     "sequences": (lambda: two(lambda m, x: m.b(m.a(x.reshape(-1, 2, 3)).tanh().sum(1)).repeat_interleave(2, 0)), 2),
     "stride and groups": (lambda: conv(stride=2, padding=(1, 0), groups=2), 2),

@@ -1,7 +1,11 @@
 """What holds on every engine."""
 
 import dataclasses
+import os
+import signal
 import sys
+import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -79,3 +83,28 @@ def test_an_interrupted_sweep_ends_its_cells_and_frees_them(engine, cell, tmp_pa
     assert next(progress).status == "started" and store.state(endless) == "running"
     progress.close()
     assert store.state(endless) == "to do" and engine.ended(0) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+def test_cells_whose_server_died_are_ended_before_they_are_run_again(cell, tmp_path):
+    store, engine = Store(tmp_path), LocalEngine()
+    endless = dataclasses.replace(cell, config=dataclasses.replace(cell.config, n_timesteps=10**9))
+    progress = Sweep(store, engine, retries=1).run([endless])
+    assert next(progress).status == "started"
+    (process,) = engine._running
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+    assert next(progress).status == "died" and not_running(process.pid)
+    assert next(progress).status == "started"
+    progress.close()
+
+
+def not_running(pid):
+    """:return: whether a process ends within some seconds, or only waits to be reaped"""
+    for _ in range(500):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.01)
+    return False

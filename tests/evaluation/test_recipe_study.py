@@ -140,9 +140,14 @@ def test_the_time_of_pruning_is_told_from_that_of_training(tiny, monkeypatch, re
     assert training.n_timesteps == (5 if recipe == "imp" else 1) * 256
 
 
+PRUNES = {"rigl": "weights", "dense": "–", "snap": "units"}
+
+
 def outcomes(scores, failures=(), missing=()):
     """:return: results with these scores by task, arm, sparsity and seed"""
-    runs = [Outcome(Key(*key), score, "accuracy", 100, 2000, 7, 480, 3.0, 0.5) for key, score in scores.items()]
+    runs = [
+        Outcome(Key(*key), score, "accuracy", 100, 2000, 7, PRUNES[key[1]], 480, 3.0, 0.5) for key, score in scores.items()
+    ]
     keyed = [{Key(*key): text for key, text in dict(some).items()} for some in (failures, missing)]
     return Folder({run.key: run for run in runs}, *keyed)
 
@@ -181,7 +186,7 @@ def test_the_script_writes_a_page_tables_and_pictures(load, tmp_path, capsys):
     cells = [cell for cell in load() if cell.task == "friedman"]
     dense = next(cell for cell in load() if cell.task == "cartpole" and cell.arm == "dense")  # of a task that has only begun
     for cell in (*cells[:-1], dense):
-        Store(results).record(cell, report)
+        Store(results).record(cell, report | {"config": {"pruning": cell.config.pruning}})
     Store(results).record_failure(cells[-1], f"Traceback\n{REFUSED}it cannot be")
     script.main(script.Args(tmp_path / "study_tiny.yaml", results=results))
     page = (tmp_path / "results_report" / "README.md").read_text()

@@ -13,7 +13,7 @@ from rl_crop.core.plan import PruningPlan
 from rl_crop.core.rng import undisturbed
 from rl_crop.core.scoring import Saliency, Scoring
 from rl_crop.core.surgery import Transaction
-from rl_crop.evaluation.benchmark.footprint import bytes_of, peak_bytes
+from rl_crop.evaluation.benchmark.footprint import bytes_of, part_of, peak_bytes
 from rl_crop.evaluation.benchmark.learners import FURTHER, Learner, agent_learner, build_agent
 from rl_crop.evaluation.benchmark.options import Options
 from rl_crop.evaluation.benchmark.table import SUBJECT, Column
@@ -129,21 +129,27 @@ def event_memory(
     :param plan: plans, with the criterion
     :param cut: cuts what was planned, and undoes it
     :param timed: the criterion, which has been asked
-    :return: bytes: of the parameters that are scored; the most that planning and cutting hold beyond what was there; and
-        of the network for which this is most, the most that gradient and product hold, what of it one batch's forward pass
-        with its graph holds, and how often the network's parameters go into the rest
+    :return: bytes: of the parameters that are scored, and the most that planning and cutting hold beyond what was there. Of
+        the network for which this is most: how many copies of its parameters there are while gradient and product are
+        computed, the parameters themselves included; the most that this holds; what one batch's forward pass with its
+        graph holds; and how often that goes into what is not copies. Copies are what is left when batches shrink.
     """
     networks = []
     for scoring in timed.asked:
-        own, loss, batch = bytes_of(scoring.parameters.values()), scoring.loss, scoring.batches[0]
-        activations = peak_bytes(lambda loss=loss, batch=batch: loss(batch), device)  # type: ignore[misc]
-        scores = peak_bytes(lambda scoring=scoring: products([scoring]), device)  # type: ignore[misc]
-        networks.append(((scores - activations) / own, scores, activations))
-    copies, scores, activations = max(networks)
+        own, batch = bytes_of(scoring.parameters.values()), scoring.batches[0]
+        activations = peak_bytes(lambda scoring=scoring, batch=batch: scoring.loss(batch), device)  # type: ignore[misc]
+        held = {
+            divisor: peak_bytes(lambda part=part: products([part]), device)  # type: ignore[misc]
+            for divisor in (1, 8, 16)
+            for part in [replace(scoring, batches=[part_of(batch, divisor) for batch in scoring.batches])]
+        }
+        copied = 2 * held[16] - held[8]
+        networks.append((1 + copied / own, held[1], activations, (held[1] - copied) / activations))
+    copies, scores, activations, batches = max(networks)
     total = sum(bytes_of(scoring.parameters.values()) for scoring in timed.asked)
     return {
         "parameters_bytes": total, "plan_bytes": peak_bytes(plan, device), "cut_bytes": peak_bytes(cut, device),
-        "score_bytes": scores, "activations_bytes": activations, "score_copies": copies,
+        "score_bytes": scores, "activations_bytes": activations, "score_activations": batches, "score_copies": copies,
     }  # fmt: skip
 
 
@@ -187,4 +193,5 @@ COLUMNS = (
     *(Column(stage, f"{stage}_steps", ".1f") for stage in STAGES),
     Column("event, products", "event_in_products", ".2f"),
     Column("score, copies", "score_copies", ".1f"),
+    Column("score, activations", "score_activations", ".1f"),
 )

@@ -1,6 +1,7 @@
 """How much memory something holds and takes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch as th
@@ -32,6 +33,24 @@ def peak_bytes(call: Callable[[], object], device: th.device) -> int:
         held += change
         peak = max(peak, held)
     return peak
+
+
+def part_of(batch: Any, divisor: int) -> Any:
+    """
+    :param batch: tensors, in tuples, mappings or as attributes
+    :param divisor: of the number of rows
+    :return: a batch of the same kind with the first rows of every tensor; what holds no tensors as it is
+    """
+    if isinstance(batch, th.Tensor):
+        return batch[: max(1, len(batch) // divisor)] if batch.dim() else batch
+    if isinstance(batch, Mapping):
+        return {key: part_of(value, divisor) for key, value in batch.items()}
+    if isinstance(batch, SimpleNamespace):
+        return type(batch)(**part_of(vars(batch), divisor))
+    if isinstance(batch, tuple | list):
+        parts = [part_of(value, divisor) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
 
 
 def bytes_of(tensors: Iterable[Any]) -> int:

@@ -50,7 +50,7 @@ def _draw(found: Folder[Outcome], task: str, title: str) -> Any:
     for ax in axes.flat[len(order) :]:
         ax.set_visible(False)
     for ax, arm in zip(axes.flat, order):
-        color = COLORS.get(prunes(arm), "#606060")
+        color = COLORS.get(prunes(arm, [run for of_level in arms[arm].values() for run in of_level]), "#606060")
         ax.set_title(arm, fontsize=7, pad=3, color=color)
         if dense:
             ax.axhline(mean(dense, lambda run: run.score), color="#000000", linewidth=0.8, linestyle=":")
