@@ -144,17 +144,26 @@ class UnitActivations:
         if not self.subject.has_observations:
             raise PruningError("This criterion looks at activations: give batches of observations.")
         if self.found is None:
-            copy = self.subject.trained
-            names = {slot.tensor for group in self.graph.groups.values() for slot in group.slots if slot.role == "in"}
-            weights = {name: copy.tensors[name] for name in names}
-            try:
-                self.found = unit_activations(self.graph.groups.values(), weights, copy.runs)
-            except (IndexError, RuntimeError) as error:
-                raise PruningError(
-                    f"The layers' inputs could not be looked at ({error}). Give no batches, but example_inputs, with "
-                    "compensation='none' and a criterion without activations."
-                ) from error
+            self.found = self._computed(self.subject.trained.runs)
         return self.found
+
+    def few(self) -> dict[str, np.ndarray]:
+        """:return: those of a few observations, for what is only reported; all where they are known; none without any"""
+        if self.found is not None or not self.subject.has_observations:
+            return self.found or {}
+        return self._computed([partial(run, MIN_OBSERVATIONS) for run in self.subject.trained.runs])
+
+    def _computed(self, runs: Iterable[Callable[[], Any]]) -> dict[str, np.ndarray]:
+        copy = self.subject.trained
+        names = {slot.tensor for group in self.graph.groups.values() for slot in group.slots if slot.role == "in"}
+        weights = {name: copy.tensors[name] for name in names}
+        try:
+            return unit_activations(self.graph.groups.values(), weights, runs)
+        except (IndexError, RuntimeError) as error:
+            raise PruningError(
+                f"The layers' inputs could not be looked at ({error}). Give no batches, but example_inputs, with "
+                "compensation='none' and a criterion without activations."
+            ) from error
 
 
 def dormant_shares(

@@ -193,7 +193,7 @@ def make_plan(subject: Subject, sparsity: Target, settings: Settings) -> Pruning
         for network in chosen:
             scores |= _scores(subject, network, groups[network.name], settings, activations)
         kept = _allocate(graph, subject, groups, scores, targets, settings)
-        dormant = dormant_shares(activations() if subject.has_observations else {}, kept, graph)
+        dormant = dormant_shares(activations.few(), kept, graph)
     return _describe(subject, graph, groups, scores, kept, dormant, settings, time.perf_counter() - start)
 
 
@@ -206,7 +206,7 @@ def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> UnitGraph:
 
 
 def _scores(
-    subject: Subject, network: Network, groups: list[UnitGroup], settings: Settings, activations: Callable[[], Any]
+    subject: Subject, network: Network, groups: list[UnitGroup], settings: Settings, activations: UnitActivations
 ) -> dict[str, np.ndarray]:
     parameters = {
         slot.tensor: subject.trained.tensors[slot.tensor]
