@@ -16,7 +16,7 @@ GRADIENT_FREE = ("magnitude", "random", "span", "synflow", "unit_norm", "filter_
 """Criteria that need no loss."""
 
 
-_PART = 2**16  # elements; see sum_over_slices
+_PART = 2**15  # elements; see sum_over_slices
 
 
 @dataclass(frozen=True)

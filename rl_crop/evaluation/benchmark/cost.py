@@ -11,7 +11,7 @@ from rl_crop.core.criteria import resolve_criterion
 from rl_crop.core.curvature import gradient, hessian_gradient_product
 from rl_crop.core.plan import PruningPlan
 from rl_crop.core.rng import undisturbed
-from rl_crop.core.scoring import Saliency, Scoring
+from rl_crop.core.scoring import Saliency, Scoring, unit_scores
 from rl_crop.core.surgery import Transaction
 from rl_crop.evaluation.benchmark.footprint import bytes_of, part_of, peak_bytes
 from rl_crop.evaluation.benchmark.learners import FURTHER, Learner, agent_learner, build_agent
@@ -130,8 +130,8 @@ def event_memory(
     :param cut: cuts what was planned, and undoes it
     :param timed: the criterion, which has been asked
     :return: bytes: of the parameters that are scored, and the most that planning and cutting hold beyond what was there. Of
-        the network for which this is most: how many copies of its parameters there are while gradient and product are
-        computed, the parameters themselves included; the most that this holds; what one batch's forward pass with its
+        the network for which this is most: how many copies of its parameters there are while they are scored, the
+        parameters themselves included; the most that this holds; what one batch's forward pass with its
         graph holds; and how often that goes into what is not copies. Copies are what is left when batches shrink.
     """
     networks = []
@@ -139,7 +139,7 @@ def event_memory(
         own, batch = bytes_of(scoring.parameters.values()), scoring.batches[0]
         activations = peak_bytes(lambda scoring=scoring, batch=batch: scoring.loss(batch), device)  # type: ignore[misc]
         held = {
-            divisor: peak_bytes(lambda part=part: products([part]), device)  # type: ignore[misc]
+            divisor: peak_bytes(lambda part=part: unit_scores(timed.criterion(part), part.groups), device)  # type: ignore[misc]
             for divisor in (1, 8, 16)
             for part in [replace(scoring, batches=[part_of(batch, divisor) for batch in scoring.batches])]
         }
