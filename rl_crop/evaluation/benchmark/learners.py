@@ -20,7 +20,9 @@ from rl_crop.sb3.prune import plan_policy_pruning
 N_BATCHES = 8
 """Scoring batches of an event."""
 IMAGE_BATCH = 64
-"""Images in a batch."""
+"""Images in a batch of the agent."""
+CLASSIFIER_BATCH = 16
+"""Images in a batch of the deep networks; a gradient step then takes about a second."""
 INPUTS, OUTPUTS = 64, 8
 """Of the plain networks whose size grows."""
 
@@ -157,7 +159,7 @@ def image_classifier(kind: str, device: th.device, width: int = 64) -> Learner:
     generator = th.Generator().manual_seed(0)
     th.manual_seed(0)
     batches = [
-        (th.randn(IMAGE_BATCH, 3, 32, 32, generator=generator), th.randint(10, (IMAGE_BATCH,), generator=generator))
+        (th.randn(CLASSIFIER_BATCH, 3, 32, 32, generator=generator), th.randint(10, (CLASSIFIER_BATCH,), generator=generator))
         for _ in range(N_BATCHES)
     ]
     network = NETWORKS[kind]((3, 32, 32), 10, width=width).to(device)
