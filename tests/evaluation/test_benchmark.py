@@ -136,8 +136,7 @@ def test_ppo_says_which_numbers_of_steps_it_makes():
 
 @pytest.mark.parametrize("kind", ["resnet18", "vgg16"])
 def test_networks_for_images(kind, monkeypatch):
-    for batch in ("IMAGE_BATCH", "CLASSIFIER_BATCH"):
-        monkeypatch.setattr(f"rl_crop.evaluation.benchmark.learners.{batch}", 2)
+    monkeypatch.setattr("rl_crop.evaluation.benchmark.learners.CLASSIFIER_BATCH", 2)
     monkeypatch.setattr("rl_crop.evaluation.benchmark.learners.N_BATCHES", 1)
     cost = event_cost(image_classifier(kind, CPU, width=2), 0.5, "crop", "least_squares", 1, 1, 60.0)
     assert cost["score_steps"] > 0 and cost["steps"] == 1
