@@ -68,7 +68,7 @@ def build_agent(algo: str, arch: Any, options: Options, device: th.device, **pol
     }  # fmt: skip
     env = options.env_of(algo)
     if algo == "sac":
-        model: Any = SAC("MlpPolicy", env, learning_starts=options.data, buffer_size=100_000, **common)
+        model: Any = SAC("MlpPolicy", env, learning_starts=options.data, buffer_size=4 * options.data, **common)
     else:
         model = PPO("MlpPolicy", env, n_steps=options.data, n_epochs=1, **common)
     return model.learn(options.data)
