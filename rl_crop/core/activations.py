@@ -151,7 +151,7 @@ class UnitActivations:
         """:return: those of a few observations, for what is only reported; all where they are known; none without any"""
         if self.found is not None or not self.subject.has_observations:
             return self.found or {}
-        return self._computed([partial(run, MIN_OBSERVATIONS) for run in self.subject.trained.runs])
+        return self._computed([partial(run, index=slice(MIN_OBSERVATIONS)) for run in self.subject.trained.runs])
 
     def _computed(self, runs: Iterable[Callable[[], Any]]) -> dict[str, np.ndarray]:
         copy = self.subject.trained

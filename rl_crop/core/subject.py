@@ -32,7 +32,7 @@ def make_run(function: Callable[..., Any], inputs: Sequence[Any]) -> Run:
         given ones, ``run(ones=True)`` one row of ones.
     """
 
-    def run(n: int | None = None, index: th.Tensor | None = None, ones: bool = False) -> Any:
+    def run(n: int | None = None, index: th.Tensor | slice | None = None, ones: bool = False) -> Any:
         def chosen(value: Any) -> Any:
             if not isinstance(value, th.Tensor):
                 return value
