@@ -129,8 +129,9 @@ def test_what_does_not_fit_is_refused():
 
 def test_every_recipe_of_one_event_is_the_callbacks_own():
     simple = {name for name, recipe in rl_crop.recipes.items() if recipe.driver == "single" and not needs_engine(recipe)}
-    assert {"earlycrop_s", "earlycrop_u", "crop_it_s", "snip", "snap_it", "grasp", "span_gradual", "pat_taylor"} <= simple
+    assert {"earlycrop_s", "earlycrop_u", "crop_it_s", "snip", "snap_it", "grasp", "span_gradual"} <= simple
     assert not {"rigl", "acdc", "gmp", "synflow", "force", "greg_1", "bridgeout", "iss_p", "random_ratios"} & simple
+    assert not {"pat_magnitude", "pat_taylor"} & simple
 
 
 @pytest.mark.parametrize("make", [ppo, sac], ids=["ppo", "sac"])
@@ -159,6 +160,53 @@ def test_networks_have_sparsities_of_their_own(often):
     [event] = model.pruning_history
     assert event["sparsity"]["actor"] == 0.0 and event["sparsity"]["critic"] == pytest.approx(0.6, abs=0.002)
     assert all(name.startswith("critic") for name in held(model))
+
+
+@pytest.mark.parametrize("name", ["greg_2", "bridgeout"])
+def test_networks_that_are_not_named_stay_as_they_are(name, often):
+    """Nothing trains (the learning rate is zero), so that only the recipe moves weights."""
+    model = ppo(learning_rate=0.0)
+    actor = {n: p.detach().clone() for n, p in model.policy.named_parameters() if "value" not in n}
+    quiet = []
+
+    def look():
+        model.policy.set_training_mode(True)
+        extractor, x = model.policy.mlp_extractor, th.ones(1, 4)
+        quiet.append([th.equal(net(x), net(x)) for net in (extractor.policy_net, extractor.value_net)])
+
+    callback = rl_crop.PruningCallback({"critic": 0.5}, recipe=frequent(name), **SMALL)
+    model.learn(512, callback=[callback, Watch(look)])
+    assert same(actor, {n: p.detach() for n, p in model.policy.named_parameters() if "value" not in n})
+    assert model.pruning_history[-1]["sparsity"]["critic"] >= 0.5
+    assert all(actor_quiet for actor_quiet, _ in quiet)
+    assert quiet[0] == [True, name != "bridgeout"] and quiet[-1] == [True, True]
+
+
+def test_bridgeout_collects_without_noise(often):
+    """Actions, and the log-probabilities that are compared with later, are those of the weights as they are."""
+    model, differences = ppo(), []
+
+    def look():
+        buffer = model.rollout_buffer
+        observations = th.as_tensor(buffer.observations.reshape(-1, 4))
+        with th.no_grad():
+            model.policy.set_training_mode(False)
+            distribution = model.policy.get_distribution(observations)
+            now = distribution.log_prob(th.as_tensor(buffer.actions.reshape(-1)))
+        differences.append(float((now - th.as_tensor(buffer.log_probs.reshape(-1))).abs().max()))
+
+    model.learn(256, callback=[rl_crop.PruningCallback(0.5, recipe="bridgeout", when=0.9, **SMALL), Watch(look)])
+    assert max(differences) < 1e-5
+
+
+def test_pat_is_carried_out_as_the_recipe_says():
+    model = ppo()
+    recipe = dataclasses.replace(rl_crop.recipes["pat_magnitude"], options={"threshold": 0.1, "n_batches": 3})
+    callback = rl_crop.PruningCallback(0.5, recipe=recipe, batch_size=32, earliest=0.1, latest=1.0, verbose=0)
+    model.learn(1024, callback=callback)
+    assert callback.n_batches == 3 and callback._run.engine._trigger.threshold == 0.1
+    [event] = model.pruning_history
+    assert event["criterion"] == "unit_norm" and event["decided_by"] == "epi"
 
 
 def test_two_recipes_side_by_side_leave_each_other_alone(often):
