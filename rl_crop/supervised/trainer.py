@@ -83,6 +83,7 @@ class Trainer:
         self.seconds = self.cpu_seconds = 0.0
         self.n_done = 0
         self.cuts: list[tuple[int, int]] = []
+        self._left_over = 0.0  # of a step, that earlier calls of train did too little (or, below 0, too much)
         self._scoring = th.Generator().manual_seed(seed + 1)
         self._rates = [group["lr"] for group in optimizer.param_groups]
 
@@ -125,10 +126,12 @@ class Trainer:
         """
         Train for a share of the run's steps, under a schedule of the learning rate of its own.
 
-        :param share: of a whole run.
+        :param share: of a whole run. What rounding to whole steps leaves over goes to the next call: shares add up.
         :param after_step: called after every optimizer step with the share of this call that is done, in (0, 1].
         """
-        n_steps = round(share * self.n_steps)
+        wanted = share * self.n_steps + self._left_over
+        n_steps = max(round(wanted), 0)
+        self._left_over = wanted - n_steps
         if not n_steps:
             return
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
@@ -177,6 +180,7 @@ class Trainer:
             "optimizer": deepcopy(self.optimizer.state_dict()),
             "order": self.order.get_state(),
             "random": th.get_rng_state(),
+            "left_over": self._left_over,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -197,6 +201,7 @@ class Trainer:
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self.order.set_state(state["order"])
         th.set_rng_state(state["random"])
+        self._left_over = state["left_over"]
 
     def _tensors(self) -> list[th.Tensor]:
         models = [self.model] if self.average is None else [self.model, self.average.model]
