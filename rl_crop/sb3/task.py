@@ -65,6 +65,7 @@ class AgentTask:
         self.batch_size, self.callback = batch_size, list(callback)
         self.end = model.num_timesteps + total_timesteps
         self.memory = RolloutMemory(N_BATCHES * batch_size)
+        self._left_over = 0.0  # timesteps that earlier calls of train did too few (or, below 0, too many)
 
     @property
     def model(self) -> th.nn.Module:
@@ -97,10 +98,19 @@ class AgentTask:
         return agent_subject(self.agent, batches)
 
     def train(self, share: float = 1.0, after_step: Callable[[float], None] | None = None) -> None:
-        """Learn for a share of the run; ``after_step`` is called before every rollout, and at the end."""
-        steps = round(share * self.total_timesteps)
-        if steps:
+        """
+        Learn for a share of the run; ``after_step`` is called before every rollout, and at the end.
+
+        The last rollout is played to its end. What this is too much, later calls do less, but one rollout at the least.
+        """
+        wanted = share * self.total_timesteps + self._left_over
+        steps = max(round(wanted), min(round(share * self.total_timesteps), 1))
+        done = 0
+        if steps > 0:
+            before = self.agent.num_timesteps
             self.agent.learn(steps, [_Between(self, steps, after_step), *self.callback], reset_num_timesteps=False)
+            done = max(self.agent.num_timesteps - before, steps)  # a callback that stops a part has done with it
+        self._left_over = wanted - done
 
     def evaluate(self) -> float:
         """
@@ -123,6 +133,7 @@ class AgentTask:
             "buffer": None if empty else buffer,
             "statistics": {name: getattr(normalize, name) for name in statistics if hasattr(normalize, name)},
             "generators": (random.getstate(), np.random.get_state(), th.get_rng_state()),
+            "left_over": self._left_over,
         }
         return copy.deepcopy(state)
 
@@ -141,6 +152,7 @@ class AgentTask:
         random.setstate(state["generators"][0])
         np.random.set_state(state["generators"][1])
         th.set_rng_state(state["generators"][2])
+        self._left_over = state["left_over"]
         self.agent._last_obs = None  # the next part of training begins with a new episode
         self.memory.clear()
 
