@@ -190,11 +190,11 @@ class Penalised(Masked):
     Losers are chosen once, and a penalty that grows drives them to zero: w ← (1 − λ) w after every step (GReg, ICLR 2021).
 
     The paper adds 1e-4 to λ every few steps until it is 1, and multiplies by the learning rate: how far losers get depends on
-    the number of steps. Here a loser that nothing holds in place has (1 − x²)^50 of its size left when the share x of the phase
-    has passed, in a run of any length: λ grows from 0, at first linearly, to 1 in the last interval. (With the paper's numbers
-    and SGD a loser is at e⁻⁵ after 45 % of the phase, with momentum 0.9 after 14 %; here after 31 %.) With the option ``equal``
-    (c), a phase in which all weights would shrink to 1 − c x² comes first, so that those stay largest which the loss curves
-    most (GReg-2); the paper's numbers take 2 to 25 % there.
+    the number of steps. Here a loser that nothing holds in place has (1 − x²)^50 of its size left when the share x of the
+    phase has passed, in a run of any length: λ grows from 0, at first linearly, to 1 in the last interval. (With the paper's
+    numbers and SGD a loser is at e⁻⁵ after 45 % of the phase, with momentum 0.9 after 14 %; here after 31 %.) With the option
+    ``equal`` (c), a phase in which all weights would shrink to 1 − c x² comes first, so that those stay largest which the loss
+    curves most (GReg-2); the paper's numbers take 2 to 25 % there.
     """
 
     def __init__(self, run: "SparseTraining") -> None:

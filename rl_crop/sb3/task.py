@@ -3,6 +3,7 @@
 import copy
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,11 @@ class AgentTask:
 
 
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls")
+_PROGRESS = "_update_current_progress_remaining"
+
+
+def _progress_of_the_run(agent: BaseAlgorithm, end: int, num_timesteps: int, total_timesteps: int) -> None:
+    getattr(type(agent), _PROGRESS)(agent, min(num_timesteps, end), end)
 
 
 class _Between(BaseCallback):
@@ -172,17 +178,21 @@ class _Between(BaseCallback):
         self.model._total_timesteps = self.task.end  # schedules are of the whole run
 
     def _on_rollout_start(self) -> None:
+        vars(self.model).pop(_PROGRESS, None)
         if self.num_timesteps > self.begun:
             self._call((self.num_timesteps - self.begun) / self.steps)
 
     def _on_rollout_end(self) -> None:
         if isinstance(self.model, OnPolicyAlgorithm):
             self.task.memory.add(self.model.rollout_buffer, int(self.model.seed or 0) + self.num_timesteps)
+            # These take the end of a call of ``learn`` for that of the run. Only while they train: nothing saves them then.
+            setattr(self.model, _PROGRESS, partial(_progress_of_the_run, self.model, self.task.end))
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
+        vars(self.model).pop(_PROGRESS, None)
         self._call(1.0)
 
     def _call(self, progress: float) -> None:

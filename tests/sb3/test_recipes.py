@@ -262,6 +262,19 @@ def test_whole_runs_by_drivers(name):
         assert zeros == report.n_params_before - report.n_params_after
 
 
+@pytest.mark.parametrize("make", [ppo, sac], ids=["ppo", "sac"])
+def test_learning_rates_follow_the_whole_run_in_its_parts(make, tmp_path):
+    env = Monitor(gym.make("CartPole-v1" if make is ppo else "Pendulum-v1"))
+    agent = (ppo if make is ppo else frequent_sac)(learning_rate=lambda left: left)
+    played, rates = AgentTask(agent, 640, eval_env=env, batch_size=32), []
+    for _ in range(5):
+        played.train(0.2)
+        rates.append(played.optimizers[0].param_groups[0]["lr"])
+        played.agent.save(tmp_path / "agent")
+    assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0], abs=0.02)
+    type(played.agent).load(tmp_path / "agent", env=played.agent.get_env()).learn(64)
+
+
 def test_candidates_need_somewhere_to_play():
     with pytest.raises(PruningError, match="eval_env"):
         rl_crop.run_recipe(AgentTask(ppo(), 64, batch_size=32), "random_candidates", 0.5)
