@@ -132,12 +132,19 @@ def random(scoring: Scoring) -> Saliency:
 
 
 def synflow(scoring: Scoring) -> Saliency:
-    """|θ ∂R/∂θ| for R the summed outputs of the network with |θ| on inputs of ones: data-free (SynFlow, NeurIPS 2020)."""
-    tensors = {name: tensor for name, tensor in scoring.parameters.items() if tensor.is_floating_point()}
-    kept = {name: (tensor.data, tensor.requires_grad) for name, tensor in tensors.items()}
+    """
+    |θ ∂R/∂θ| for R the summed outputs on inputs of ones, all parameters of the networks made positive: data-free (SynFlow,
+    NeurIPS 2020). A norm's running mean, which is subtracted, becomes negative, so that nothing stops the flow.
+    """
+    every = {**scoring.tensors, **scoring.parameters}
+    every = {name: tensor for name, tensor in every.items() if tensor.is_floating_point()}
+    tensors = {name: every[name] for name in scoring.parameters if name in every}
+    kept = {name: (tensor.data, tensor.requires_grad) for name, tensor in every.items()}
     try:
-        for name, tensor in tensors.items():
-            tensor.data = kept[name][0].abs()
+        for name, tensor in every.items():
+            positive = tensor.data.abs()
+            tensor.data = -positive if name.endswith("_mean") else positive
+        for tensor in tensors.values():
             tensor.requires_grad_(True)
         with th.enable_grad():
             outputs = [out for out in tensors_in(scoring.forward_on_ones()) if out.requires_grad]
@@ -151,7 +158,7 @@ def synflow(scoring: Scoring) -> Saliency:
         }
         return saliency | flows
     finally:
-        for name, tensor in tensors.items():
+        for name, tensor in every.items():
             tensor.data, tensor.requires_grad = kept[name]
 
 

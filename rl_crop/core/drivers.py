@@ -84,10 +84,16 @@ def run_recipe(task: Task, recipe: Recipe | str, sparsity: float, seed: int = 0)
     """
     chosen = resolve_recipe(recipe)
     check_sparsity(sparsity)
-    if chosen.driver not in DRIVERS:
-        import_module(f"rl_crop.core.{ELSEWHERE[chosen.driver]}")
-    report = DRIVERS[chosen.driver](task, chosen, sparsity, seed)
+    report = _driver(chosen)(task, chosen, sparsity, seed)
     return replace(report, criterion=chosen.criterion) if isinstance(chosen.criterion, str) else report
+
+
+def _driver(recipe: Recipe) -> Driver:
+    if not isinstance(recipe.driver, str):
+        return recipe.driver
+    if recipe.driver not in DRIVERS:
+        import_module(f"rl_crop.core.{ELSEWHERE[recipe.driver]}")
+    return DRIVERS[recipe.driver]
 
 
 def single(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningReport:
@@ -112,6 +118,7 @@ def rounds(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningRep
         task.train(1.0 - rewind)
         run, batches = begun(task, replace(recipe, when=0.0, schedule="once"), target, seed)
         run.update(0.0, batches)
+        run.detach()
         task.restore(early)
         run.masks.apply()
     task.train(1.0 - rewind)

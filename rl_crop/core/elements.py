@@ -40,7 +40,7 @@ def element_scores(
     }
     scoring = Scoring(
         (), weights, network.loss, network.batches, lambda: [run(ones=True) for run in subject.trained.runs], dict, seed,
-        initial, dense, masks,
+        subject.trained.tensors, initial, dense, masks,
     )  # fmt: skip
     saliency = resolve_criterion(criterion)(scoring)
     if not isinstance(saliency, Mapping):

@@ -71,7 +71,10 @@ def learned_scores(task: Task, recipe: Recipe, sparsity: float, seed: int) -> Pr
     """
     task.train(before := float(recipe.when))
     choosing = min(recipe.option("choosing"), 1.0 - before)
-    by_score = replace(recipe, when=0.0, criterion=lambda scoring: {name: scores[name].abs() for name in scoring.parameters})
+    by_score = replace(
+        recipe, driver="single", when=0.0,
+        criterion=lambda scoring: {name: scores[name].abs() for name in scoring.parameters},
+    )  # fmt: skip
     engine, batches = begun(task, by_score, sparsity, seed)
     engine.start(task.subject(batches()))
     weights, targets = engine.weights, engine.targets

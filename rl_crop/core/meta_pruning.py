@@ -107,7 +107,7 @@ def meta(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningRepor
     task.train(before := float(recipe.when))
     subsets = task.batches(recipe.option("n_subsets"))
     encoder = learn_encoder(task, subsets, sparsity, seed)
-    engine, batches = begun(task, replace(recipe, when=0.0, criterion=encoder.criterion), sparsity, seed)
+    engine, batches = begun(task, replace(recipe, driver="single", when=0.0, criterion=encoder.criterion), sparsity, seed)
     engine.update(0.0, batches)
     task.train(1.0 - before)
     return engine.finish(batches)

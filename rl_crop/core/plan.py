@@ -217,6 +217,7 @@ def _scores(
     scoring = Scoring(
         groups, parameters, network.loss, network.batches,
         lambda: [run(ones=True) for run in subject.trained.runs], activations, settings.seed or 0,
+        subject.trained.tensors,
     )  # fmt: skip
     return unit_scores(resolve_criterion(settings.criterion)(scoring), groups)
 

@@ -1,6 +1,6 @@
 """A recipe: a pruning method as a choice in each of eight independent parts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -16,26 +16,28 @@ SCHEDULES = ("once", "gradual", "cubic", "alternating", "constant")
 INNER = ("none", "halving", "exponential")
 WHEN = ("lazy", "distance", "distance_released", "epi")
 FATES = ("removed", "zero", "revive", "shrink", "growing_l2")
+MASKING = ("zero", "revive", "shrink")
 REGROW = ("none", "gradient", "random")
 PERTURBATIONS = ("none", "bridgeout", "gate_l1")
 DRIVERS = ("single", "rounds", "population", "phases", "tick_tock", "meta", "learned_scores")
-OF_UNITS = {
+OF_UNITS: dict[Any, bool] = {
     "tick_tock": True, "meta": True, "phases": False, "learned_scores": False, "rounds": False, "population": False,
 }  # fmt: skip
 """Whether a driver prunes units or single weights, where it cannot do both (what goes back to earlier weights must mask)."""
+SCORES: dict[Any, str] = {"tick_tock": "gates", "meta": "encoder", "learned_scores": "learned"}
+"""Drivers that score by themselves, and what reports call their criterion."""
 
 OPTIONS: dict[str, Any] = {
     "n_events": 4,  # events of schedule="gradual"
     "n_steps": 7,  # inner steps of inner="exponential"
     "n_phases": 5,  # sparse phases of schedule="alternating", the last one of which stays
-    "every": 100,  # optimizer steps between two changes of the masks
+    "every": 100,  # optimizer steps between two moves of masks, or changes of a penalty
     "start": 0.0,  # sparsity that schedule="cubic" begins with
     "start_scope": "network",  # scope of a random start
     "share": 0.3,  # of the kept weights that are dropped and regrown at first; falls by a cosine
     "share_end": 0.0,  # what it falls to
     "alpha": 0.95,  # what fate="shrink" multiplies losers by at every step
-    "ceiling": 1.0,  # what the penalty of fate="growing_l2" grows to
-    "first_ceiling": 0.0,  # what an equal penalty on everything grows to before the choice (GReg-2)
+    "equal": 0.0,  # share of every weight's size that fate="growing_l2" takes before it chooses (GReg-2)
     "threshold": 0.983,  # of when="epi"
     "earliest": 0.0,  # share of the run before which a trigger does not fire
     "latest": 0.5,  # share of the run at which a trigger fires at the latest
@@ -60,7 +62,8 @@ class Recipe:
     """
     A pruning method; all values are plain.
 
-    :param criterion: which weights or units matter: a name in :data:`~rl_crop.core.criteria.CRITERIA`, or a function.
+    :param criterion: which weights or units matter: a name in :data:`~rl_crop.core.criteria.CRITERIA`, or a function; by
+        default ``"crop"``, or what a driver in :data:`SCORES` scores by.
     :param structured: whether units are chosen, or single weights.
     :param scope: among whom: ``"network"``, ``"layer"``, ``"global"``; for weights also ``"er"`` and ``"erk"``.
     :param schedule: how much, when asked: ``"once"``; ``"gradual"`` (events, geometric); ``"cubic"``; ``"alternating"``
@@ -70,10 +73,10 @@ class Recipe:
         ``"distance_released"``, ``"epi"``).
     :param until: the share of the run at which a schedule ends.
     :param fate: what becomes of the losers: ``"removed"``; ``"zero"`` for good; zero but they may ``"revive"``;
-        ``"shrink"``; ``"growing_l2"``.
+        ``"shrink"``; ``"growing_l2"``; or a class like those of :data:`~rl_crop.core.fates.FATES`.
     :param regrow: what comes back: ``"none"``, ``"gradient"``, ``"random"``.
     :param perturbation: what else acts on weights while training: ``"none"``, ``"bridgeout"``, ``"gate_l1"``.
-    :param driver: the outer loop, a name in :data:`~rl_crop.core.drivers.DRIVERS`.
+    :param driver: the outer loop: a name in :data:`~rl_crop.core.drivers.DRIVERS`, or a function like those.
     :param compensation: what repairs a cut of units.
     :param options: numbers of the parts, by name in :data:`OPTIONS`.
     :param source: where the method comes from.
@@ -81,28 +84,34 @@ class Recipe:
     :raises PruningError: a value is none of these, or two of them contradict each other.
     """
 
-    criterion: str | Criterion = "crop"
+    criterion: str | Criterion = ""
     structured: bool = True
     scope: str = "network"
     schedule: str = "once"
     inner: str = "none"
     when: str | float = 0.0
     until: float = 1.0
-    fate: str = "removed"
+    fate: str | Callable[..., Any] = "removed"
     regrow: str = "none"
     perturbation: str = "none"
-    driver: str = "single"
+    driver: str | Callable[..., Any] = "single"
     compensation: str = "none"
     options: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     in_rl: str = ""
 
     def __post_init__(self) -> None:
+        own = SCORES.get(self.driver)
+        if not self.criterion:
+            object.__setattr__(self, "criterion", own or "crop")
+        elif self.criterion != (own or self.criterion):
+            raise PruningError(f"criterion={self.criterion!r}: driver={self.driver!r} scores by {own!r}, and takes no other.")
         choices = {
             "scope": SCOPES, "schedule": SCHEDULES, "inner": INNER, "fate": FATES, "regrow": REGROW,
             "perturbation": PERTURBATIONS, "driver": DRIVERS, "compensation": COMPENSATIONS,
         }  # fmt: skip
-        check_choices({name: (getattr(self, name), allowed) for name, allowed in choices.items()})
+        named = {name: allowed for name, allowed in choices.items() if not callable(getattr(self, name))}
+        check_choices({name: (getattr(self, name), allowed) for name, allowed in named.items()})
         if isinstance(self.when, str):
             check_choices({"when": (self.when, WHEN)})
         for name, time in {"when": self.when, "until": self.until}.items():
@@ -120,8 +129,8 @@ class Recipe:
                 raise PruningError(f"{wrong}: {why}")
 
     def _contradictions(self) -> dict[str, bool | str]:
-        masks = self.fate in ("zero", "revive", "shrink") or self.regrow != "none"
-        moving = self.schedule in ("cubic", "alternating", "constant") and self.fate != "growing_l2"
+        masks = self.fate in MASKING or self.regrow != "none"
+        moving = self.schedule in ("cubic", "alternating", "constant") and self.fate in ("removed", *MASKING)
         units, gates = self.structured, self.perturbation == "gate_l1"
         regrows, lasts = self.regrow != "none", self.schedule in ("cubic", "constant")
         return {

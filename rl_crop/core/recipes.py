@@ -12,9 +12,9 @@ NOISY = "a mini-batch gradient of RL is mostly noise: average many batches"
 LAZY = "a step of 1 - sparsity is one that every actor takes at once: PruningCallback uses when='lazy' instead"
 AT_0 = "at the start there is no data: on-policy the first rollout decides, off-policy the replay at learning_starts"
 MASKED = "nothing runs faster; masks change at rollouts, at least 250 (on-policy) or 1000 (off-policy) optimizer steps apart"
-EPI = "the thresholds were set on images; PruningCallback compares proposals by magnitude, at 0.983"
+EPI = "the thresholds were set on images; PruningCallback looks between 10 and 30 % of the run, unless told otherwise"
 ROUNDS = "every round is a whole training run: run_recipe with a task, no callback"
-TRAINED = "there is no trained net to start from: half the run trains one"
+TRAINED = "there is no trained net to start from: the run's first part, until `when`, trains one"
 WHAT_NOT = "What to prune and what not to prune at initialization, 2022"
 IN_PLACE = "nothing"
 
@@ -115,7 +115,7 @@ RECIPES: dict[str, Recipe] = {
         in_rl=f"{EPI}; {NOISY}",
     ),
     "greg_1": _growing(),
-    "greg_2": _growing(first_ceiling=1e-3),
+    "greg_2": _growing(equal=0.2),
     "bridgeout": _units(
         "filter_l2", scope="layer", when=0.5, perturbation="bridgeout", source="Khan and Stavness, Batch Bridgeout, 2020",
         in_rl="the noise is off while data is collected, and old log-probabilities are without it",
@@ -135,15 +135,15 @@ RECIPES: dict[str, Recipe] = {
         in_rl=f"an agent has no exits: its networks are the groups; {TRAINED}",
     ),
     "gbn": _units(
-        "crop_gate", when=0.4, driver="tick_tock", perturbation="gate_l1", source="You et al., Gate Decorators, NeurIPS 2019",
+        "gates", when=0.4, driver="tick_tock", perturbation="gate_l1", source="You et al., Gate Decorators, NeurIPS 2019",
         in_rl=TRAINED,
     ),
     "stamp": _units(
-        "magnitude", when=0.2, driver="meta", source="Song et al., Set-based Task-Adaptive Meta Pruning, 2020",
+        "encoder", when=0.2, driver="meta", source="Song et al., Set-based Task-Adaptive Meta Pruning, 2020",
         in_rl="tasks would be variants of one environment; here they are batches",
     ),
     "hydra": _weights(
-        "magnitude", scope="layer", when=0.4, driver="learned_scores", source="Sehwag et al., HYDRA, NeurIPS 2020",
+        "learned", scope="layer", when=0.4, driver="learned_scores", source="Sehwag et al., HYDRA, NeurIPS 2020",
         in_rl=TRAINED,
     ),
 }  # fmt: skip
@@ -177,7 +177,7 @@ def recipe_tables() -> str:
         regrow = "" if recipe.regrow == "none" else recipe.regrow
         parts.append(
             [f"`{name}`", str(recipe.criterion), f"{kind}, {recipe.scope}", recipe.schedule + inner, f"{recipe.when}{until}",
-             recipe.fate, regrow, ", ".join(other)]
+             str(recipe.fate), regrow, ", ".join(other)]
         )  # fmt: skip
         notes.append([f"`{name}`", recipe.source, recipe.in_rl])
     tables = ["\n".join("| " + " | ".join(row) + " |" for row in table) for table in (parts, notes)]

@@ -1,7 +1,7 @@
 """What a criterion may look at, and how its saliencies of parameters become scores of units."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,7 @@ class Scoring:
     :param forward_on_ones: runs every network of the model on one observation of ones; returns all outputs.
     :param activations: returns, by group, what consumers receive from each unit: rows by units.
     :param seed: of everything random.
+    :param tensors: all parameters and buffers that the networks compute with, by name.
     :param initial: the parameters' initial values by name, ``None`` where nobody kept them.
     :param dense: the parameters' values without masks by name, ``None`` where nothing is masked.
     :param keep: where single weights are scored, a boolean mask of each by name (``True`` is kept); ``None`` for units.
@@ -43,6 +44,7 @@ class Scoring:
     forward_on_ones: Callable[[], Any]
     activations: Callable[[], dict[str, np.ndarray]]
     seed: int
+    tensors: Mapping[str, th.Tensor] = field(default_factory=dict)
     initial: Mapping[str, th.Tensor] | None = None
     dense: Mapping[str, th.Tensor] | None = None
     keep: Mapping[str, th.Tensor] | None = None

@@ -10,7 +10,7 @@ import torch as th
 from torch.utils.hooks import RemovableHandle
 
 from rl_crop.core.criteria import resolve_criterion
-from rl_crop.core.fates import FATES, as_target
+from rl_crop.core.fates import FATES, Fate, as_target
 from rl_crop.core.masks import Keep
 from rl_crop.core.perturbation import bridgeout
 from rl_crop.core.plan import PruningPlan, make_plan, trace
@@ -21,7 +21,7 @@ from rl_crop.core.settings import Settings, Target, check_sparsity, sparsity_by_
 from rl_crop.core.steps import inner_steps
 from rl_crop.core.subject import Subject
 from rl_crop.core.triggers import EarlyPruningIndicator, weight_trigger
-from rl_crop.core.weights import Weights, shuffled
+from rl_crop.core.weights import Weights, shuffled_units
 
 Batches = Callable[[], Sequence[Any]]
 """Makes scoring batches when they are asked for."""
@@ -35,12 +35,14 @@ class SparseTraining:
 
     What must happen at every step (holding masks, shrinking, penalties) happens in hooks of the optimizers, so that the
     loop is whatever it is. A :class:`~rl_crop.core.errors.PruningError` leaves all as it was, and the next update tries again.
+    Events of a ``gradual`` or ``alternating`` schedule come at their times; masks that move, and penalties, change once in
+    ``every`` (an option) optimizer steps.
 
     :param recipe: the recipe; its driver is not looked at.
     :param sparsity: to end with, in [0, 1): one number, or by network.
     :param subject_of: makes what is pruned from scoring batches.
     :param seed: of everything random.
-    :param min_interval: optimizer steps between two changes of masks, where the recipe asks for fewer.
+    :param min_interval: optimizer steps between two moves of masks, where the recipe asks for fewer.
     :param settings: further settings of a cut of units (``budget``, ``min_units``, ``ignore``).
     """
 
@@ -49,6 +51,8 @@ class SparseTraining:
     weights: Weights
     tensors: Mapping[str, th.Tensor]
     """All that is trained, by name."""
+    steps: dict[int, int]
+    """Optimizer steps since the last change, by the optimizer's ``id``."""
 
     def __init__(
         self,
@@ -61,13 +65,15 @@ class SparseTraining:
     ) -> None:
         check_sparsity(sparsity)
         self.recipe, self.sparsity, self.subject_of, self.seed = recipe, sparsity, subject_of, seed
-        moves = recipe.fate not in ("shrink", "growing_l2")  # they change a factor, and no mask
-        self.every = max(recipe.option("every"), min_interval if moves else 0)
-        criterion = shuffled(resolve_criterion(recipe.criterion)) if recipe.option("shuffle") else recipe.criterion
+        factor = recipe.fate in ("shrink", "growing_l2")  # changes by the share of the schedule, and moves no mask
+        self.every = max(recipe.option("every"), 0 if factor else min_interval)
+        self._has_events = recipe.schedule in ("gradual", "alternating") and not factor
+        shuffles = recipe.structured and recipe.option("shuffle")
+        criterion = shuffled_units(resolve_criterion(recipe.criterion)) if shuffles else recipe.criterion
         scope = recipe.scope if recipe.structured else "network"
         settings = {"min_units": recipe.option("min_units"), "compensation": recipe.compensation} | settings
         self.settings = Settings(criterion, scope, seed=seed, **settings)
-        self.fate = FATES[recipe.fate](self)
+        self.fate: Fate = (FATES[recipe.fate] if isinstance(recipe.fate, str) else recipe.fate)(self)
         self.masks: Any = None  # Masks, as soon as weights are masked
         self.begun: float | None = None
         self.decided_by = "fixed"
@@ -75,9 +81,10 @@ class SparseTraining:
         self.seconds = 0.0
         self.initial: dict[str, th.Tensor] = {}
         self._n_changes = 0
+        self._acted = 0.0
         self._next_check = 0.0
         self._trigger: Any = None
-        self._steps: dict[int, int] = {}
+        self.steps = {}
         self._perturbation = ExitStack()
         self._handles: list[RemovableHandle] = []
 
@@ -102,8 +109,8 @@ class SparseTraining:
         if not recipe.structured and (recipe.criterion == "relative_change" or callable(recipe.criterion)):
             self.initial = {name: tensor.detach().clone() for name, tensor in self.weights.tensors.items()}
         self._handles = [optimizer.register_step_post_hook(self._after_step) for optimizer in subject.optimizers]
-        if recipe.perturbation == "bridgeout":
-            self._perturbation.enter_context(bridgeout(subject.root, list(self.weights.tensors)))
+        self._root = subject.root
+        self._perturb()
 
     def update(self, progress: float, batches: Batches) -> None:
         """
@@ -120,17 +127,23 @@ class SparseTraining:
         decided_by = self._fires(progress, batches) if self.begun is None else self.decided_by
         begun = progress if self.begun is None else self.begun
         ended = progress >= max(self.recipe.until, begun)
-        waiting = self.begun is not None and not ended and max(self._steps.values(), default=0) < self.every
-        if decided_by is None or waiting:
+        x = 1.0 if ended else (progress - begun) / (self.recipe.until - begun)
+        if decided_by is None or (self.begun is not None and not ended and self._waits(x)):
             return
         start = time.perf_counter()
         self._perturbation.close()
-        self.fate.act(1.0 if ended else (progress - begun) / (self.recipe.until - begun), batches)
+        try:
+            self.fate.act(x, batches)
+        except BaseException:
+            self._perturb()
+            raise
         self.seconds += time.perf_counter() - start
-        self.begun, self.decided_by = begun, decided_by
+        self.begun, self.decided_by, self._acted = begun, decided_by, x
         self.finished = ended or (self.recipe.schedule == "once" and self.recipe.fate in ("removed", "zero", "revive"))
-        self._steps.clear()
+        self.steps.clear()
         self._n_changes += 1
+        if not self.finished:
+            self._perturb()
 
     def finish(self, batches: Batches) -> PruningReport:
         """
@@ -168,8 +181,20 @@ class SparseTraining:
             fires = self._trigger.check()
         return when if fires and progress >= self.recipe.option("earliest") else "latest" if progress >= latest else None
 
+    def _waits(self, x: float) -> bool:
+        """:return: whether nothing is due yet: events have their times, what moves goes by optimizer steps"""
+        if self._has_events:
+            return self.due(x) == self.due(self._acted)
+        return max(self.steps.values(), default=0) < self.every
+
+    def _perturb(self) -> None:
+        """Switch on what acts on weights while they are trained."""
+        if self.recipe.perturbation == "bridgeout":
+            names = [name for network in self.targets for name in self.weights.within(network)]
+            self._perturbation.enter_context(bridgeout(self._root, names))
+
     def _after_step(self, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
+        self.steps[id(optimizer)] = self.steps.get(id(optimizer), 0) + 1
         self.fate.after_step(optimizer)
 
     def due(self, x: float) -> dict[str, float]:
@@ -191,13 +216,20 @@ class SparseTraining:
             subject, self.settings.criterion, self.draw, keep, self.initial or None, dense, self.targets
         )
 
-    _STATE = ("begun", "decided_by", "finished", "seconds", "_n_changes", "_next_check")
+    def choose(
+        self, scores: Mapping[str, th.Tensor], sparsity: Mapping[str, float], among: Keep | None = None
+    ) -> dict[str, th.Tensor]:
+        """:return: masks of single weights by the recipe's scope; of those in ``among``, where it is given."""
+        keep = self.weights.select(scores, sparsity, self.recipe.scope, among)
+        return self.weights.shuffled(keep, self.recipe.scope, self.draw, among) if self.recipe.option("shuffle") else keep
+
+    _STATE = ("begun", "decided_by", "finished", "seconds", "_n_changes", "_acted", "_next_check")
 
     def state_dict(self) -> dict[str, Any]:
         """:return: what a resumed run has to know: plain values, and tensors on the CPU."""
         return {
             **{name: getattr(self, name) for name in self._STATE},
-            "steps": max(self._steps.values(), default=0),
+            "steps": max(self.steps.values(), default=0),
             "fate": self.fate.state_dict(),
             "initial": {name: tensor.cpu() for name, tensor in self.initial.items()},
             "trigger": None if self._trigger is None else self._trigger.state_dict(),
@@ -216,5 +248,7 @@ class SparseTraining:
             self._trigger.load_state_dict(state["trigger"])
         for name in self._STATE:
             setattr(self, name, state[name])
-        self._steps, self.initial = {id(each): state["steps"] for each in subject.optimizers}, dict(state["initial"])
+        self.steps, self.initial = {id(each): state["steps"] for each in subject.optimizers}, dict(state["initial"])
         self.fate.load_state_dict(state["fate"], subject)
+        if self.finished:
+            self.detach()

@@ -60,9 +60,8 @@ def tick_tock(task: Task, recipe: Recipe, sparsity: float, seed: int) -> Pruning
     task.train(before := float(recipe.when))
     ticks = min(recipe.option("choosing"), 1.0 - before)
     cuts = replace(
-        recipe, criterion=lambda scoring: scores, when=0.0, until=1.0, schedule="gradual", perturbation="none",
-        options={**recipe.options, "every": 0},
-    )  # fmt: skip
+        recipe, driver="single", criterion=lambda scoring: scores, when=0.0, until=1.0, schedule="gradual", perturbation="none"
+    )
     engine, batches = begun(task, cuts, sparsity, seed)
     for event in range(n_events):
         with frozen(task.model.parameters()), gates(0.0) as ticking, gate_scores(task.optimizers, ticking) as scores:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-from rl_crop.core.densities import n_kept, select
+from rl_crop.core.densities import highest, n_kept, select
 from rl_crop.core.elements import element_scores
 from rl_crop.core.errors import PruningError
 from rl_crop.core.masks import Keep, Masks, attached_masks
@@ -130,6 +130,13 @@ class Weights:
             keep |= select(own, share, scope, among)
         return keep
 
+    def shuffled(self, keep: Keep, scope: str, seed: int, among: Keep | None = None) -> dict[str, th.Tensor]:
+        """:return: masks that keep as many weights of every layer, at random; what :meth:`select` protects counts here too."""
+        drawn = self.random(seed)
+        worth = {name: drawn[name] if among is None else drawn[name].masked_fill(~among[name], -th.inf) for name in keep}
+        worth = self.protected(worth, among) if scope in TOGETHER else worth
+        return {name: highest(worth[name].flatten(), int(mask.sum())).reshape(mask.shape) for name, mask in keep.items()}
+
     def protected(self, scores: Tensors, among: Keep | None = None) -> dict[str, th.Tensor]:
         """
         A ranking over several layers can take all of one (a head that starts near zero): nothing before it learns any more.
@@ -176,16 +183,11 @@ class Weights:
         )  # fmt: skip
 
 
-def shuffled(criterion: Criterion) -> Criterion:
+def shuffled_units(criterion: Criterion) -> Criterion:
     """:return: a criterion that gives every layer the same scores in random order: only the layers' shares are its own."""
 
     def random_within_layers(scoring: Scoring) -> Saliency:
         generator = np.random.default_rng(scoring.seed)
-        saliency = criterion(scoring)
-        if scoring.groups:
-            return {name: generator.permutation(score) for name, score in unit_scores(saliency, scoring.groups).items()}
-        flat = {name: th.as_tensor(score).flatten() for name, score in saliency.items()}
-        order = {name: th.from_numpy(generator.permutation(len(score))).to(score.device) for name, score in flat.items()}
-        return {name: score[order[name]].reshape(saliency[name].shape) for name, score in flat.items()}
+        return {name: generator.permutation(score) for name, score in unit_scores(criterion(scoring), scoring.groups).items()}
 
     return random_within_layers

@@ -27,6 +27,8 @@ INTERVALS = {True: 250, False: 1000}
 """Optimizer steps between two changes of masks, at least: of on-policy algorithms, and of others."""
 PARTS = ("criterion", "structured", "scope", "compensation")
 """Arguments of the callback that are parts of a recipe. (Times can be in timesteps: they wait for the start of training.)"""
+OPTIONS = ("earliest", "latest", "min_units", "n_batches")
+"""Options of a recipe that are arguments of the callback."""
 P = ParamSpec("P")
 
 
@@ -69,7 +71,7 @@ def arguments_of(recipe: Recipe | str) -> dict[str, Any]:
         "criterion": chosen.criterion, "structured": chosen.structured, "scope": chosen.scope, "when": when,
         "until": chosen.until, "compensation": chosen.compensation, "schedule": schedule,
         "n_events": chosen.option("n_events"),
-        **{name: chosen.options[name] for name in ("earliest", "latest", "min_units") if name in chosen.options},
+        **{name: chosen.options[name] for name in OPTIONS if name in chosen.options},
     }  # fmt: skip
 
 
@@ -79,7 +81,7 @@ def needs_engine(recipe: Recipe) -> bool:
         recipe.schedule in ("once", "gradual") and recipe.inner in ("none", "halving") and recipe.fate in ("removed", "zero")
     )
     plain = recipe.regrow == recipe.perturbation == "none" and recipe.criterion != "relative_change"
-    return not (once and plain) or recipe.option("shuffle")
+    return not (once and plain) or recipe.when == "epi" or recipe.option("shuffle")
 
 
 class RecipeRun:

@@ -3,6 +3,7 @@
 import copy
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,7 @@ class AgentTask:
         self.batch_size, self.callback = batch_size, list(callback)
         self.end = model.num_timesteps + total_timesteps
         self.memory = RolloutMemory(N_BATCHES * batch_size)
+        self._left_over = 0.0  # timesteps that earlier calls of train did too few (or, below 0, too many)
 
     @property
     def model(self) -> th.nn.Module:
@@ -97,10 +99,19 @@ class AgentTask:
         return agent_subject(self.agent, batches)
 
     def train(self, share: float = 1.0, after_step: Callable[[float], None] | None = None) -> None:
-        """Learn for a share of the run; ``after_step`` is called before every rollout, and at the end."""
-        steps = round(share * self.total_timesteps)
-        if steps:
+        """
+        Learn for a share of the run; ``after_step`` is called before every rollout, and at the end.
+
+        The last rollout is played to its end. What this is too much, later calls do less, but one rollout at the least.
+        """
+        wanted = share * self.total_timesteps + self._left_over
+        steps = max(round(wanted), min(round(share * self.total_timesteps), 1))
+        done = 0
+        if steps > 0:
+            before = self.agent.num_timesteps
             self.agent.learn(steps, [_Between(self, steps, after_step), *self.callback], reset_num_timesteps=False)
+            done = max(self.agent.num_timesteps - before, steps)  # a callback that stops a part has done with it
+        self._left_over = wanted - done
 
     def evaluate(self) -> float:
         """
@@ -123,6 +134,7 @@ class AgentTask:
             "buffer": None if empty else buffer,
             "statistics": {name: getattr(normalize, name) for name in statistics if hasattr(normalize, name)},
             "generators": (random.getstate(), np.random.get_state(), th.get_rng_state()),
+            "left_over": self._left_over,
         }
         return copy.deepcopy(state)
 
@@ -141,11 +153,17 @@ class AgentTask:
         random.setstate(state["generators"][0])
         np.random.set_state(state["generators"][1])
         th.set_rng_state(state["generators"][2])
+        self._left_over = state["left_over"]
         self.agent._last_obs = None  # the next part of training begins with a new episode
         self.memory.clear()
 
 
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls")
+_PROGRESS = "_update_current_progress_remaining"
+
+
+def _progress_of_the_run(agent: BaseAlgorithm, end: int, num_timesteps: int, total_timesteps: int) -> None:
+    getattr(type(agent), _PROGRESS)(agent, min(num_timesteps, end), end)
 
 
 class _Between(BaseCallback):
@@ -160,17 +178,21 @@ class _Between(BaseCallback):
         self.model._total_timesteps = self.task.end  # schedules are of the whole run
 
     def _on_rollout_start(self) -> None:
+        vars(self.model).pop(_PROGRESS, None)
         if self.num_timesteps > self.begun:
             self._call((self.num_timesteps - self.begun) / self.steps)
 
     def _on_rollout_end(self) -> None:
         if isinstance(self.model, OnPolicyAlgorithm):
             self.task.memory.add(self.model.rollout_buffer, int(self.model.seed or 0) + self.num_timesteps)
+            # These take the end of a call of ``learn`` for that of the run. Only while they train: nothing saves them then.
+            setattr(self.model, _PROGRESS, partial(_progress_of_the_run, self.model, self.task.end))
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
+        vars(self.model).pop(_PROGRESS, None)
         self._call(1.0)
 
     def _call(self, progress: float) -> None:

@@ -74,6 +74,7 @@ def build_trainer(config: SupervisedConfig, data: Data, network: nn.Module, seed
         make_scheduler=make_scheduler,
         precision=config.precision,
         max_grad_norm=config.max_grad_norm,
+        average=config.average,
         seed=seed,
         num_workers=config.num_workers,
     )

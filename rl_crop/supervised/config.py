@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rl_crop.core.errors import PruningError
+from rl_crop.supervised.averaging import check_average
 from rl_crop.supervised.datasets import DATASETS
 from rl_crop.supervised.networks import NETWORKS
 
@@ -26,6 +27,8 @@ class SupervisedConfig:
         the whole run by default. ``None`` keeps the learning rate.
     :param label_smoothing: share of the target that is spread over all classes.
     :param max_grad_norm: what the norm of the gradient is clipped to.
+    :param average: what is measured is an exponential moving average of the weights: the share of the old average in the new
+        one after an optimizer step, in [0, 1); 0 measures the weights as they are.
     :param precision: ``"float32"``, or ``"bfloat16"`` for mixed precision.
     :param num_workers: processes that read ahead.
     :param device: ``"cpu"`` or a device of torch.
@@ -41,6 +44,7 @@ class SupervisedConfig:
     scheduler: dict[str, Any] | None = None
     label_smoothing: float = 0.0
     max_grad_norm: float | None = None
+    average: float = 0.0
     precision: str = "float32"
     num_workers: int = 0
     device: str = "cpu"
@@ -63,6 +67,7 @@ class SupervisedConfig:
         for key, share in {"label_smoothing": self.label_smoothing, "max_grad_norm": self.max_grad_norm or 0.0}.items():
             if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < math.inf:
                 raise PruningError(f"{key}={share!r} must be a number of at least 0.")
+        check_average(self.average)
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "SupervisedConfig":

@@ -78,6 +78,10 @@ def give_widths(subject: Subject, widths: Mapping[str, int], seed: int) -> None:
     budget = Budget(graph, [name for network in subject.networks for name in network.parameters])
     make_plan(subject, budget.sparsity(kept), Settings(first_units, compensation="none")).apply()
     initialise(subject.root, seed)
+    with th.no_grad():
+        for copy in subject.mirrors:
+            for name, tensor in copy.tensors.items():
+                tensor.copy_(subject.trained.tensors[name])
 
 
 def initialise(model: nn.Module, seed: int) -> None:

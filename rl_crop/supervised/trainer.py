@@ -17,6 +17,7 @@ from rl_crop.core.prune import module_subject
 from rl_crop.core.rng import eval_mode, isolated_rng
 from rl_crop.core.subject import Subject
 from rl_crop.core.units import named_tensors
+from rl_crop.supervised.averaging import WeightAverage, check_average
 from rl_crop.supervised.data import batches_of
 from rl_crop.supervised.objectives import Objective
 
@@ -41,9 +42,11 @@ class Trainer:
     :param make_scheduler: makes the schedule of a run, which is stepped after every optimizer step.
     :param precision: ``float32``, or ``bfloat16`` for mixed precision; scores are computed in full precision.
     :param max_grad_norm: what the norm of the gradient is clipped to; ``None`` leaves it.
+    :param average: of the weights over optimizer steps: the share of the old average in the new one, in [0, 1). The averaged
+        model is what :meth:`measure` measures, and is cut and masked along; 0 measures the weights as they are.
     :param seed: of the data's order.
     :param num_workers: processes that read ahead.
-    :raises PruningError: the precision is not known, or there is less than one batch.
+    :raises PruningError: the precision is not known, the average is wrong, or there is less than one batch.
 
     ``seconds`` and ``cpu_seconds`` are what optimizer steps have taken so far, ``n_done`` is their number, and ``cuts`` are
     pairs (optimizer steps, parameters left), one for each time units went between two of them.
@@ -62,12 +65,15 @@ class Trainer:
         make_scheduler: MakeScheduler | None = None,
         precision: str = "float32",
         max_grad_norm: float | None = None,
+        average: float = 0.0,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
         if precision not in ("float32", "bfloat16"):
             raise PruningError(f"precision={precision!r} is not one of ['float32', 'bfloat16'].")
+        check_average(average)
         self.model, self.objective, self.optimizer = model, objective, optimizer
+        self.average = WeightAverage(model, average) if average else None
         self.train_set, self.validation_set = train_set, validation_set
         self.make_scheduler, self.precision, self.max_grad_norm = make_scheduler, precision, max_grad_norm
         self.seed, self.batch_size = seed, batch_size
@@ -77,6 +83,7 @@ class Trainer:
         self.seconds = self.cpu_seconds = 0.0
         self.n_done = 0
         self.cuts: list[tuple[int, int]] = []
+        self._left_over = 0.0  # of a step, that earlier calls of train did too little (or, below 0, too much)
         self._scoring = th.Generator().manual_seed(seed + 1)
         self._rates = [group["lr"] for group in optimizer.param_groups]
 
@@ -84,6 +91,11 @@ class Trainer:
     def optimizers(self) -> Sequence[th.optim.Optimizer]:
         """The optimizer."""
         return (self.optimizer,)
+
+    @property
+    def measured(self) -> nn.Module:
+        """What is measured: the averaged model where weights are averaged, else the model."""
+        return self.model if self.average is None else self.average.model
 
     @property
     def n_params(self) -> int:
@@ -107,16 +119,19 @@ class Trainer:
 
     def subject(self, batches: Sequence[Any]) -> Subject:
         """:return: what the core plans and cuts."""
-        return module_subject(self.model, self.loss, list(batches), optimizers=self.optimizers)
+        mirrors = () if self.average is None else (self.average.model,)
+        return module_subject(self.model, self.loss, list(batches), optimizers=self.optimizers, mirrors=mirrors)
 
     def train(self, share: float = 1.0, after_step: Callable[[float], None] | None = None) -> None:
         """
         Train for a share of the run's steps, under a schedule of the learning rate of its own.
 
-        :param share: of a whole run.
+        :param share: of a whole run. What rounding to whole steps leaves over goes to the next call: shares add up.
         :param after_step: called after every optimizer step with the share of this call that is done, in (0, 1].
         """
-        n_steps = round(share * self.n_steps)
+        wanted = share * self.n_steps + self._left_over
+        n_steps = max(round(wanted), 0)
+        self._left_over = wanted - n_steps
         if not n_steps:
             return
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
@@ -146,20 +161,26 @@ class Trainer:
         :return: the objective's measure over all of them, in evaluation mode.
         """
         outputs, targets = [], []
-        with th.no_grad(), eval_mode(self.model):
+        model = self.measured
+        with th.no_grad(), eval_mode(model):
             for inputs, target in batches_of(dataset, EVALUATION_BATCH):
                 with self._autocast():
-                    outputs.append(self.model(inputs.to(self.device)).float())
+                    outputs.append(model(inputs.to(self.device)).float())
                 targets.append(target.to(self.device))
         return float(self.objective.metric(th.cat(outputs), th.cat(targets)))
 
     def snapshot(self) -> dict[str, Any]:
-        """:return: a copy of weights, buffers and optimizer state, of the data's order and of torch's global generator."""
+        """
+        :return: a copy of weights (averaged ones too), buffers and optimizer state, of the data's order and of torch's global
+            generator.
+        """
         return {
-            "tensors": {name: tensor.detach().clone() for name, tensor in named_tensors(self.model).items()},
+            "tensors": [tensor.detach().clone() for tensor in self._tensors()],
+            "n_averaged": 0 if self.average is None else self.average.n_updates,
             "optimizer": deepcopy(self.optimizer.state_dict()),
             "order": self.order.get_state(),
             "random": th.get_rng_state(),
+            "left_over": self._left_over,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -169,15 +190,22 @@ class Trainer:
         :param state: the snapshot.
         :raises PruningError: units have been removed since; nothing was changed.
         """
-        tensors = named_tensors(self.model)
-        if any(tensors[name].shape != kept.shape for name, kept in state["tensors"].items()):
+        pairs = list(zip(self._tensors(), state["tensors"], strict=True))
+        if any(tensor.shape != kept.shape for tensor, kept in pairs):
             raise PruningError("A snapshot from before units were removed cannot be put back.")
         with th.no_grad():
-            for name, kept in state["tensors"].items():
-                tensors[name].copy_(kept)
+            for tensor, kept in pairs:
+                tensor.copy_(kept)
+        if self.average is not None:
+            self.average.n_updates = state["n_averaged"]
         self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self.order.set_state(state["order"])
         th.set_rng_state(state["random"])
+        self._left_over = state["left_over"]
+
+    def _tensors(self) -> list[th.Tensor]:
+        models = [self.model] if self.average is None else [self.model, self.average.model]
+        return [tensor for model in models for tensor in named_tensors(model).values()]
 
     def _endless(self) -> Iterable[Batch]:
         while True:
@@ -192,6 +220,8 @@ class Trainer:
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
 
     def _autocast(self) -> AbstractContextManager:
         return nullcontext() if self.precision == "float32" else th.autocast(self.device.type, th.bfloat16)

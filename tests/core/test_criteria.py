@@ -118,6 +118,21 @@ def test_synflow_is_the_saliency_of_absolute_weights_on_ones_and_needs_no_data()
     assert same(plan.scores, other.scores)
 
 
+def test_synflow_flows_where_biases_are_negative_and_norms_have_been_trained():
+    """A unit that would be silent on ones is not scored as if it were dead."""
+    model = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    with th.no_grad():
+        model[0].bias.fill_(-50.0)
+        model[1].weight.fill_(-1.0)
+        model[1].running_mean.fill_(300.0)
+    model.eval()
+    before = state(model)
+    for options in ({"compensation": "none"}, {"structured": False}):
+        plan = plan_pruning(model, None, None, 0.3, criterion="synflow", example_inputs=th.ones(2, 3), **options)
+        assert all((score > 0).all() for score in plan.scores.values())
+    assert same(before, state(model))
+
+
 def test_synflow_conserves_its_flow_through_layers():
     """Without biases the scores of incoming weights sum to the same in every layer (SynFlow's defining property)."""
     model = nn.Sequential(nn.Linear(3, 6, bias=False), nn.ReLU(), nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 2))

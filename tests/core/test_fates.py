@@ -66,6 +66,37 @@ def test_a_growing_penalty_drives_losers_to_zero_under_any_optimizer(name, optim
     assert sum(dense) < 1.2 * sum(before)  # the cut takes away what has already gone
 
 
+@pytest.mark.parametrize("steps", [100, 3000])
+def test_losers_shrink_by_the_share_of_the_phase_in_a_run_of_any_length(steps):
+    """Nothing holds them in place (the learning rate is zero): what is left depends on the share of the phase alone."""
+    small, left = task(steps, th.optim.SGD, 0.0), {}
+    run = SparseTraining(changed("greg_1", when=0.0, until=1.0), 0.8, small.subject)
+    start = {name: p.detach().clone() for name, p in small.model.named_parameters()}
+
+    def look(progress):
+        run.update(progress, lambda: small.data)
+        if progress in (0.1, 0.2, 0.3):
+            now, keep = dict(small.model.named_parameters()), run.fate.keep
+            left[progress] = th.cat([(now[name].detach() / start[name])[~mask] for name, mask in keep.items()])
+
+    run.update(0.0, lambda: small.data)
+    small.train(1.0, look)
+    for x, share in left.items():
+        assert share.min().item() == pytest.approx(share.max().item(), rel=1e-9)
+        assert share.mean().item() == pytest.approx((1 - x**2) ** 50, abs=0.1)
+
+
+@pytest.mark.parametrize("steps", [100, 3000])
+def test_the_equal_penalty_takes_the_same_of_every_weight_in_a_run_of_any_length(steps):
+    small = task(steps, th.optim.SGD, 0.0)
+    run = SparseTraining(changed("greg_2", when=0.0, until=1.0), 0.8, small.subject)
+    start = {name: p.detach().clone() for name, p in small.model.named_parameters()}
+    run.update(0.0, lambda: small.data)
+    small.train(0.3, lambda progress: run.update(0.3 * progress, lambda: small.data))
+    for name, p in small.model.named_parameters():
+        assert (p / start[name]).mean().item() == pytest.approx(0.8 if p.dim() > 1 else 1.0, abs=0.03)
+
+
 def test_the_penalty_is_decoupled_from_the_optimizer():
     """Two runs, with and without: after one step they differ by the factor alone, and their moments not at all."""
     runs = []
@@ -109,7 +140,7 @@ def test_greg_2_prunes_what_the_loss_curves_least():
     x = th.diag(scale)
     small = SmallTask(Diagonal(), [(x, x.sum(1, keepdim=True))], steps=200, optimizer=th.optim.SGD, lr=0.1)
     recipe = Recipe("magnitude", structured=False, schedule="constant", until=0.9, fate="growing_l2",
-                    options={"first_ceiling": 0.05, "every": 1})  # fmt: skip
+                    options={"equal": 0.5, "every": 1})  # fmt: skip
     run_recipe(small, recipe, 0.5)
     assert small.model.layer.weight.detach().ne(0).tolist() == [[False, True, False, True]]
 
@@ -171,6 +202,38 @@ def test_acdc_alternates_and_ends_sparse():
         sparsities.append(0.0 if run.masks is None else round(run.masks.sparsity, 1))
     turns = [sparsities[0]] + [b for a, b in zip(sparsities, sparsities[1:], strict=False) if a != b]
     assert turns == [0.0, 0.8, 0.0, 0.8, 0.0, 0.8] and sparsities[9:11] == [0.8, 0.8] and sparsities[-11:] == [0.8] * 11
+
+
+def turns(name, sparsity=0.8, steps=480):
+    """What is gone after each change of a recipe as it is, with the time of each, in a run as short as that of digits."""
+    small, seen = task(steps), [(0.0, 0.0)]
+    total = sum(p.numel() for p in small.model.parameters())
+    run = SparseTraining(RECIPES[name], sparsity, small.subject)
+    run.update(0.0, lambda: small.data)
+
+    def look(progress):
+        run.update(progress, lambda: small.data)
+        gone = 1 - sum(p.numel() for p in small.model.parameters()) / total if run.masks is None else run.masks.sparsity
+        if round(gone, 2) != round(seen[-1][1], 2):
+            seen.append((progress, gone))
+
+    small.train(1.0, look)
+    return seen[1:]
+
+
+@pytest.mark.parametrize("name", ["acdc", "acdc_pp"])
+def test_acdc_has_all_its_phases_in_a_short_run(name):
+    times, shares = zip(*turns(name), strict=True)
+    assert shares == pytest.approx([0.8, 0.0] * 4 + [0.8], abs=0.01)
+    assert times == pytest.approx([0.1 + 0.7 * phase / 8 for phase in range(9)], abs=2 / 480)
+
+
+def test_a_gradual_recipe_has_all_its_cuts_in_a_short_run():
+    times, gone = zip(*turns("span_gradual"), strict=True)
+    assert times == pytest.approx([0.05 + 0.25 * event / 3 for event in range(4)], abs=2 / 480)
+    left = [1 - share for share in gone]
+    ratios = [after / before for before, after in zip([1.0, *left], left, strict=False)]
+    assert ratios == pytest.approx([0.2**0.25] * 4, abs=0.1)  # widths shrink geometrically
 
 
 def test_force_brings_back_what_an_earlier_step_had_masked(monkeypatch):

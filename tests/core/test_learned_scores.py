@@ -8,13 +8,12 @@ from rl_crop.core.densities import select
 from rl_crop.core.drivers import DRIVERS
 from rl_crop.core.learned_scores import frozen, scored
 from rl_crop.core.masks import attached_masks
-from rl_crop.core.recipe import Recipe
+from rl_crop.core.recipes import RECIPES
 from tests.core.networks import batches, mlp, mse
 from tests.core.oracles import same, state
 from tests.core.tasks import SmallTask
 
-HYDRA = Recipe("magnitude", structured=False, scope="layer", fate="zero", when=0.0, driver="learned_scores",
-               options={"choosing": 1.0})  # fmt: skip
+HYDRA = replace(RECIPES["hydra"], when=0.0, options={"choosing": 1.0})
 
 
 def misleading(steps=200):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch as th
@@ -6,12 +8,12 @@ from torch import nn
 from rl_crop.core.drivers import DRIVERS
 from rl_crop.core.meta_pruning import SetEncoder, learn_encoder
 from rl_crop.core.prune import plan_pruning, prune_model
-from rl_crop.core.recipe import Recipe
+from rl_crop.core.recipes import RECIPES
 from tests.core.networks import mlp, mse
 from tests.core.oracles import same, state
 from tests.core.tasks import SmallTask
 
-STAMP = Recipe("magnitude", when=0.5, driver="meta", options={"n_batches": 4})
+STAMP = replace(RECIPES["stamp"], when=0.5, options={"n_batches": 4})
 
 
 def contexts(width=6, seed=0):

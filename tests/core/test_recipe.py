@@ -8,6 +8,7 @@ import torch as th
 import rl_crop
 from rl_crop.core.drivers import DRIVERS, run_recipe
 from rl_crop.core.errors import PruningError
+from rl_crop.core.fates import Fate
 from rl_crop.core.recipe import OPTIONS, Recipe
 from rl_crop.core.recipes import RECIPES, resolve_recipe
 from tests.core.networks import batches, mlp
@@ -35,6 +36,7 @@ WRONG = [
     ({"structured": False, "fate": "shrink", "criterion": "crop"}, "fate='shrink': it needs criterion='magnitude'"),
     ({**ELEMENTS, "when": "epi"}, "when='epi': it compares counts of units"),
     ({"driver": "rounds"}, "driver='rounds': it needs structured=False"),
+    ({"driver": "tick_tock", "criterion": "random"}, "driver='tick_tock' scores by 'gates', and takes no other"),
 ]
 
 
@@ -42,6 +44,29 @@ WRONG = [
 def test_what_contradicts_itself_is_refused(parts, message):
     with pytest.raises(PruningError, match=message):
         Recipe(**parts)
+
+
+def test_a_fate_and_a_driver_of_ones_own_stand_where_the_names_do():
+    class Zeroed(Fate):
+        """The least weights are zero once, and nothing holds them."""
+
+        def act(self, x, batches):
+            keep = self.run.choose(self.run.weights.magnitude(), self.run.targets)
+            with th.no_grad():
+                for name, mask in keep.items():
+                    self.run.weights.tensors[name].mul_(mask)
+
+        def report(self, subject):
+            return self.run.weights.report({}, "magnitude", 0.0)
+
+    def twice(task, recipe, sparsity, seed):
+        task.train(0.5)
+        return DRIVERS["single"](task, recipe, sparsity, seed)
+
+    small = small_task()
+    run_recipe(small, Recipe("magnitude", structured=False, fate=Zeroed, when=1.0, driver=twice), 0.5)
+    zeros = sum(int((p == 0).sum()) for p in small.model.parameters())
+    assert small.place == 90 and zeros == 288
 
 
 def test_a_recipe_is_frozen_and_knows_its_options():

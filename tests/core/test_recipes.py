@@ -5,7 +5,7 @@ import pytest
 import torch as th
 
 from rl_crop.core.criteria import CRITERIA
-from rl_crop.core.densities import erk
+from rl_crop.core.densities import er, erk
 from rl_crop.core.drivers import run_recipe
 from rl_crop.core.errors import PruningError
 from rl_crop.core.fates import Masked
@@ -79,6 +79,7 @@ def test_synflow_is_data_free_and_keeps_every_layer_alive():
 def test_random_pruning_has_the_densities_of_its_scope():
     for name, expected in (
         ("random_uniform", lambda shapes: dict.fromkeys(shapes, 0.2)),
+        ("random_er", lambda s: er(s, 0.2)),
         ("random_erk", lambda s: erk(s, 0.2)),
     ):
         keep = at_start(name)[1].masks.keep
@@ -96,6 +97,38 @@ def test_shuffled_layers_keep_the_counts_of_the_criterion_and_nothing_else(struc
     shapes = [[(tuple(w.shape), int((w != 0).sum())) for w in weights_of(small).values()] for small in (one, two)]
     assert shapes[0] == shapes[1]
     assert not same(dict(one.model.state_dict()), dict(two.model.state_dict()))
+
+
+def test_shuffled_weights_keep_the_counts_where_outputs_have_a_floor():
+    """One output has all the high scores; the others keep theirs, and no layer takes from another for it."""
+
+    def by_first_output(scoring):
+        scores = CRITERIA["magnitude"](scoring)
+        head = scores["4.weight"]
+        return {**scores, "4.weight": head + 10.0 * (th.arange(len(head)) == 0)[:, None]}
+
+    one, two = (at_start("random_ratios", 0.9, criterion=by_first_output, options={"shuffle": on})[1] for on in (False, True))
+    for keep in (one.masks.keep, two.masks.keep):
+        assert [int(mask.sum()) for mask in keep.values()] == [int(mask.sum()) for mask in one.masks.keep.values()]
+        assert keep["4.weight"].any(1).all()
+
+
+@pytest.mark.parametrize("once, stepwise", [("crop_u", "crop_it_u"), ("crop_s", "crop_it_s"), ("snap", "snap_it")])
+def test_iterative_recipes_score_anew_what_earlier_steps_have_left(once, stepwise, monkeypatch):
+    calls, criterion = [], CRITERIA[RECIPES[once].criterion]
+
+    def counted(scoring):
+        calls.append(sum(int((w != 0).sum()) for w in scoring.parameters.values()))
+        return criterion(scoring)
+
+    monkeypatch.setitem(CRITERIA, RECIPES[once].criterion, counted)
+    models = []
+    for name in (once, stepwise):
+        calls.clear()
+        models.append(at_start(name, 0.9)[0].model)
+        assert len(calls) == (1 if name == once else 7)
+        assert calls == sorted(calls, reverse=True) and len(set(calls)) == len(calls)
+    assert not same(*(dict(model.state_dict()) for model in models))
 
 
 def test_snip_it_scores_what_earlier_steps_have_left():
@@ -207,6 +240,63 @@ def test_bridgeout_trains_with_noise_and_cuts_without():
     small.model.train()
     run.update(0.5, lambda: small.data)
     assert run.finished and th.equal(small.model(x), small.model(x)) and small.model[0].out_features < 24
+
+
+@pytest.mark.parametrize(
+    "name, rule, sparsity", [("earlycrop_s", "distance", 0.95), ("earlycrop_s_released", "distance_released", 0.5)]
+)
+def test_earlycrop_waits_for_its_own_trigger(name, rule, sparsity):
+    small = task(600)
+    small.optimizers = [th.optim.SGD(small.model.parameters(), lr=0.1)]  # slower and slower
+    run = SparseTraining(Recipe(**{**vars(RECIPES[name]), "options": {"latest": 1.0}}), sparsity, small.subject)
+    run.update(0.0, lambda: small.data)
+    small.train(1.0, lambda progress: run.update(progress, lambda: small.data))
+    assert run.decided_by == rule and 0.0 < run.begun < 1.0
+
+
+def test_pat_has_the_thresholds_of_its_criteria():
+    for name, threshold in (("pat_magnitude", 0.983), ("pat_taylor", 0.944)):
+        small = task()
+        run = SparseTraining(RECIPES[name], 0.5, small.subject)
+        run.update(0.0, lambda: small.data)  # noqa: B023
+        assert run._trigger.threshold == threshold
+        assert run.plan(0.5, small.data).scores.keys() == {"0", "2"}  # proposals are the recipe's own cut
+        expected = make_plan(small.subject(small.data), 0.5, Settings(RECIPES[name].criterion, compensation="none", seed=0))
+        assert same(run.plan(0.5, small.data).keep, expected.keep)
+
+
+def test_bridgeout_goes_on_after_a_failure_and_is_off_in_a_finished_run():
+    def noisy(small):
+        small.model.train()
+        return not th.equal(small.model(small.data[0][0]), small.model(small.data[0][0]))
+
+    small = task()
+    recipe = Recipe(**{**vars(RECIPES["bridgeout"]), "criterion": "snip"})
+    run = SparseTraining(recipe, 0.5, small.subject)
+    run.update(0.0, lambda: small.data)
+    with pytest.raises(PruningError, match="nothing was pruned"):
+        run.update(0.5, lambda: [(x, y * float("nan")) for x, y in small.data])
+    assert noisy(small)
+    run.update(0.5, lambda: small.data)
+    assert run.finished and not noisy(small)
+    again = SparseTraining(recipe, 0.5, small.subject)
+    again.load_state_dict(run.state_dict(), small.subject(small.data))
+    assert not noisy(small)
+
+
+def test_the_first_ticket_goes_back_to_initialisation():
+    small, before = task(), {name: w.detach().clone() for name, w in weights_of(task()).items()}
+    train, seen = small.train, []
+
+    def watched(share=1.0, after_step=None):
+        seen.append({name: w.detach().clone() for name, w in weights_of(small).items()})
+        train(share, after_step)
+
+    small.train = watched
+    run_recipe(small, "imp", 0.5)
+    assert all(th.equal(w, before[name] * (w != 0)) for name, w in seen[-1].items())
+    hooks = small.optimizers[0]._optimizer_step_post_hooks
+    assert len(hooks) <= 2  # those that hold the last masks, none of earlier rounds
 
 
 def test_lottery_tickets_go_back_to_where_they_came_from():

@@ -9,14 +9,13 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.perturbation import gate_l1
 from rl_crop.core.plan import trace
 from rl_crop.core.prune import module_subject
-from rl_crop.core.recipe import Recipe
+from rl_crop.core.recipes import RECIPES
 from rl_crop.core.tick_tock import gate_scores
 from tests.core.networks import batches, mlp, mse
 from tests.core.oracles import n_params
 from tests.core.tasks import SmallTask
 
-GBN = Recipe("random", scope="global", when=0.4, perturbation="gate_l1", driver="tick_tock",
-             options={"n_events": 3, "choosing": 0.2, "l1": 0.5})  # fmt: skip
+GBN = replace(RECIPES["gbn"], options={"n_events": 3, "choosing": 0.2, "l1": 0.5})
 
 
 def task_with_useless_units(width=12, useful=4):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch as th
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 
 import rl_crop
 from rl_crop.sb3.task import AgentTask
@@ -16,6 +17,38 @@ AGENTS = {
     "DQN": lambda: DQN("MlpPolicy", "CartPole-v1", learning_starts=50, buffer_size=1000, target_update_interval=100, seed=0,
                        policy_kwargs={"net_arch": [16, 16]}),
 }  # fmt: skip
+
+
+def test_parts_of_a_run_add_up_to_it_and_each_has_a_rollout():
+    model, done = AGENTS["PPO"](), []
+    task = AgentTask(model, 640)
+    for share, rollouts in ((0.25, 3), (0.15, 1), (0.15, 2), (0.15, 1), (0.05, 1), (0.25, 2), (0.0, 0)):
+        before = model.num_timesteps
+        task.train(share)
+        done.append(model.num_timesteps - before)
+        assert done[-1] == 64 * rollouts
+    assert sum(done) == 640
+    snapshot = task.snapshot()
+    task.train(0.05)  # half a rollout
+    task.train(0.2)
+    assert model.num_timesteps == 640 + 192  # 160 in whole rollouts
+    task.restore(snapshot)
+    task.train(0.2)
+    assert model.num_timesteps == 640 + 128
+    for _ in range(3):
+        task.train(0.02)
+    assert model.num_timesteps == 640 + 128 + 192  # at least a rollout whenever training is asked for
+
+
+def test_a_part_that_a_callback_stops_is_over():
+    model = AGENTS["PPO"]()
+    task = AgentTask(model, 640, callback=[StopTrainingOnMaxEpisodes(1)])
+    task.train(0.5)
+    stopped = model.num_timesteps
+    assert stopped < 320
+    task.callback.clear()
+    task.train(0.2)
+    assert model.num_timesteps == stopped + 128
 
 
 CASES = [("PPO", "gbn"), ("PPO", "stamp"), ("DQN", "gbn"), ("DQN", "hydra"), ("DQN", "early_exits")]

@@ -129,8 +129,9 @@ def test_what_does_not_fit_is_refused():
 
 def test_every_recipe_of_one_event_is_the_callbacks_own():
     simple = {name for name, recipe in rl_crop.recipes.items() if recipe.driver == "single" and not needs_engine(recipe)}
-    assert {"earlycrop_s", "earlycrop_u", "crop_it_s", "snip", "snap_it", "grasp", "span_gradual", "pat_taylor"} <= simple
+    assert {"earlycrop_s", "earlycrop_u", "crop_it_s", "snip", "snap_it", "grasp", "span_gradual"} <= simple
     assert not {"rigl", "acdc", "gmp", "synflow", "force", "greg_1", "bridgeout", "iss_p", "random_ratios"} & simple
+    assert not {"pat_magnitude", "pat_taylor"} & simple
 
 
 @pytest.mark.parametrize("make", [ppo, sac], ids=["ppo", "sac"])
@@ -159,6 +160,53 @@ def test_networks_have_sparsities_of_their_own(often):
     [event] = model.pruning_history
     assert event["sparsity"]["actor"] == 0.0 and event["sparsity"]["critic"] == pytest.approx(0.6, abs=0.002)
     assert all(name.startswith("critic") for name in held(model))
+
+
+@pytest.mark.parametrize("name", ["greg_2", "bridgeout"])
+def test_networks_that_are_not_named_stay_as_they_are(name, often):
+    """Nothing trains (the learning rate is zero), so that only the recipe moves weights."""
+    model = ppo(learning_rate=0.0)
+    actor = {n: p.detach().clone() for n, p in model.policy.named_parameters() if "value" not in n}
+    quiet = []
+
+    def look():
+        model.policy.set_training_mode(True)
+        extractor, x = model.policy.mlp_extractor, th.ones(1, 4)
+        quiet.append([th.equal(net(x), net(x)) for net in (extractor.policy_net, extractor.value_net)])
+
+    callback = rl_crop.PruningCallback({"critic": 0.5}, recipe=frequent(name), **SMALL)
+    model.learn(512, callback=[callback, Watch(look)])
+    assert same(actor, {n: p.detach() for n, p in model.policy.named_parameters() if "value" not in n})
+    assert model.pruning_history[-1]["sparsity"]["critic"] >= 0.5
+    assert all(actor_quiet for actor_quiet, _ in quiet)
+    assert quiet[0] == [True, name != "bridgeout"] and quiet[-1] == [True, True]
+
+
+def test_bridgeout_collects_without_noise(often):
+    """Actions, and the log-probabilities that are compared with later, are those of the weights as they are."""
+    model, differences = ppo(), []
+
+    def look():
+        buffer = model.rollout_buffer
+        observations = th.as_tensor(buffer.observations.reshape(-1, 4))
+        with th.no_grad():
+            model.policy.set_training_mode(False)
+            distribution = model.policy.get_distribution(observations)
+            now = distribution.log_prob(th.as_tensor(buffer.actions.reshape(-1)))
+        differences.append(float((now - th.as_tensor(buffer.log_probs.reshape(-1))).abs().max()))
+
+    model.learn(256, callback=[rl_crop.PruningCallback(0.5, recipe="bridgeout", when=0.9, **SMALL), Watch(look)])
+    assert max(differences) < 1e-5
+
+
+def test_pat_is_carried_out_as_the_recipe_says():
+    model = ppo()
+    recipe = dataclasses.replace(rl_crop.recipes["pat_magnitude"], options={"threshold": 0.1, "n_batches": 3})
+    callback = rl_crop.PruningCallback(0.5, recipe=recipe, batch_size=32, earliest=0.1, latest=1.0, verbose=0)
+    model.learn(1024, callback=callback)
+    assert callback.n_batches == 3 and callback._run.engine._trigger.threshold == 0.1
+    [event] = model.pruning_history
+    assert event["criterion"] == "unit_norm" and event["decided_by"] == "epi"
 
 
 def test_two_recipes_side_by_side_leave_each_other_alone(often):
@@ -212,6 +260,19 @@ def test_whole_runs_by_drivers(name):
     if not recipe.structured:
         zeros = sum(int((p == 0).sum()) for name, p in played.model.named_parameters() if name in held(played.agent))
         assert zeros == report.n_params_before - report.n_params_after
+
+
+@pytest.mark.parametrize("make", [ppo, sac], ids=["ppo", "sac"])
+def test_learning_rates_follow_the_whole_run_in_its_parts(make, tmp_path):
+    env = Monitor(gym.make("CartPole-v1" if make is ppo else "Pendulum-v1"))
+    agent = (ppo if make is ppo else frequent_sac)(learning_rate=lambda left: left)
+    played, rates = AgentTask(agent, 640, eval_env=env, batch_size=32), []
+    for _ in range(5):
+        played.train(0.2)
+        rates.append(played.optimizers[0].param_groups[0]["lr"])
+        played.agent.save(tmp_path / "agent")
+    assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0], abs=0.02)
+    type(played.agent).load(tmp_path / "agent", env=played.agent.get_env()).learn(64)
 
 
 def test_candidates_need_somewhere_to_play():

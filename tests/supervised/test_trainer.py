@@ -1,10 +1,14 @@
 """The loop: repeated by its seed, undisturbed by what looks at it, and put back by a snapshot."""
 
+from dataclasses import replace
+
 import pytest
 import torch as th
 
+from rl_crop.core.drivers import run_recipe
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import prune_model
+from rl_crop.core.recipes import RECIPES
 from rl_crop.supervised.building import build_network, build_trainer, load_data
 from rl_crop.supervised.config import SupervisedConfig
 
@@ -77,6 +81,44 @@ def test_a_snapshot_brings_a_run_back(data):
     second = trained(trainer, 0.7)
     trainer.restore(snapshot)  # it was not changed by what came after
     assert th.equal(first, second) and th.equal(first, trained(trainer, 0.7))
+
+
+@pytest.mark.parametrize("shares", [[1 / 40] * 40, [0.3, 0.7], [0.04] * 25, [0.4, *[0.6 / 7] * 7], [0.31, 0.31, 0.38]])
+def test_shares_add_up(data, shares):
+    trainer, asked = trainer_of(data), 0.0
+    for share in shares:
+        trainer.train(share)
+        asked += share * 16
+        assert abs(trainer.n_done - asked) <= 0.5 + 1e-9
+    assert trainer.n_done == 16
+    trainer.train()
+    assert trainer.n_done == 32
+
+
+def test_what_is_left_over_goes_back_with_a_snapshot(data):
+    trainer = trainer_of(data)
+    trainer.train(0.3)  # 5 steps for 4.8
+    snapshot, counts = trainer.snapshot(), []
+    for _ in range(3):
+        before = trainer.n_done
+        trainer.train(0.04)  # 0.64 steps, 0.2 of which are done
+        counts.append(trainer.n_done - before)
+        trainer.restore(snapshot)
+    assert counts == [0] * 3
+    trainer.restore(trainer_of(data).snapshot())  # as at the beginning of a run
+    before = trainer.n_done
+    trainer.train()
+    assert trainer.n_done == before + 16
+
+
+@pytest.mark.parametrize(
+    ("name", "n_steps"), [("early_exits", 24), ("gbn", 24), ("hydra", 24), ("imp", 24 * 3), ("ltr", 1 + 23 * 3)]
+)
+def test_recipes_that_train_in_parts_take_exactly_one_run(data, name, n_steps):
+    trainer = trainer_of(data, n_epochs=3)
+    recipe = RECIPES[name]
+    run_recipe(trainer, replace(recipe, options={**recipe.options, "rate": 0.4, "n_batches": 2}), 0.6)
+    assert trainer.n_steps == 24 and trainer.n_done == n_steps
 
 
 def test_a_snapshot_of_another_shape_is_refused(data):
