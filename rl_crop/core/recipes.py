@@ -13,6 +13,7 @@ LAZY = "a step of 1 - sparsity is one that every actor takes at once: PruningCal
 AT_0 = "at the start there is no data: on-policy the first rollout decides, off-policy the replay at learning_starts"
 MASKED = "nothing runs faster; masks change at rollouts, at least 250 (on-policy) or 1000 (off-policy) optimizer steps apart"
 EPI = "the thresholds were set on images; PruningCallback looks between 10 and 30 % of the run, unless told otherwise"
+PHASES = "nothing runs faster; phases begin at rollouts"
 ROUNDS = "every round is a whole training run: run_recipe with a task, no callback"
 TRAINED = "there is no trained net to start from: the run's first part, until `when`, trains one"
 WHAT_NOT = "What to prune and what not to prune at initialization, 2022"
@@ -96,11 +97,11 @@ RECIPES: dict[str, Recipe] = {
     ),
     "acdc": _weights(
         "magnitude", schedule="alternating", when=0.1, until=0.8, fate="revive", source="Peste et al., AC/DC, NeurIPS 2021",
-        in_rl=MASKED,
+        in_rl=PHASES,
     ),
     "acdc_pp": _weights(
         "magnitude", scope="layer", schedule="alternating", when=0.1, until=0.8, fate="revive", source=RETHINKING,
-        in_rl=f"{MASKED}; longer runs, label smoothing and averaging are the trainer's",
+        in_rl=f"{PHASES}; longer runs, label smoothing and averaging are the trainer's",
     ),
     "iss_p": _weights(
         "magnitude", scope="layer", schedule="constant", until=0.8, fate="shrink",

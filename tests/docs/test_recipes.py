@@ -31,11 +31,12 @@ def test_the_examples_run(monkeypatch):
         assert names["report"].sparsity["total"] == pytest.approx(0.5, abs=0.001)
         for block in blocks[2:]:
             exec(block, names)
+        assert names["report"].criterion == "snap" and names["report"].sparsity["total"] >= 0.5
         model = names["model"]
         assert model.pruning_history[-1]["criterion"] == "movement"
         masks = attached_masks(dict(model.policy.named_parameters()))
         kept = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
-        assert kept == pytest.approx(0.1, abs=0.001) and len(blocks) == 4
+        assert kept == pytest.approx(0.1, abs=0.001) and len(blocks) == 5
     finally:
         for known, names_before in zip((rl_crop.recipes, CRITERIA), before, strict=True):
             for name in set(known) - names_before:
