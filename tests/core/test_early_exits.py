@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch as th
 import torch.nn.functional as F  # noqa: N812
@@ -8,14 +10,13 @@ from rl_crop.core.drivers import DRIVERS
 from rl_crop.core.early_exits import MultiExit, in_groups
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import prune_model
-from rl_crop.core.recipe import Recipe
+from rl_crop.core.recipes import RECIPES
 from rl_crop.supervised.objectives import accuracy, cross_entropy
 from tests.core.networks import mlp
 from tests.core.oracles import n_params
 from tests.core.tasks import SmallTask
 
-PHASES = Recipe("magnitude", structured=False, fate="zero", when=0.25, driver="phases",
-                options={"groups": ("stages", "exits"), "n_rounds": 4})  # fmt: skip
+PHASES = replace(RECIPES["early_exits"], when=0.25, options={"groups": ("stages", "exits"), "n_rounds": 4})
 
 
 def network(width=12):
@@ -100,8 +101,7 @@ def test_phases_prune_group_after_group_to_the_exact_total(monkeypatch):
 
 def test_without_groups_the_networks_of_the_task_are_the_phases():
     task = SmallTask(mlp((3, 9, 2)), [(th.randn(20, 3), th.randn(20, 2))], steps=40)
-    recipe = Recipe("magnitude", structured=False, fate="zero", driver="phases", options={"n_rounds": 2})
-    report = DRIVERS["phases"](task, recipe, 0.5, 0)
+    report = DRIVERS["phases"](task, replace(RECIPES["early_exits"], when=0.0, options={"n_rounds": 2}), 0.5, 0)
     assert abs(report.sparsity["model"] - 23 / 45) < 1e-12
 
 

@@ -221,6 +221,13 @@ def turns(name, sparsity=0.8, steps=480):
     return seen[1:]
 
 
+def test_acdc_pp_masks_the_same_share_of_every_layer():
+    small = task()
+    SparseTraining(changed("acdc_pp", when=0.0), 0.8, small.subject).update(0.0, lambda: small.data)
+    for p in weights_of(small).values():
+        assert int((p != 0).sum()) == pytest.approx(0.2 * p.numel(), abs=1)
+
+
 @pytest.mark.parametrize("name", ["acdc", "acdc_pp"])
 def test_acdc_has_all_its_phases_in_a_short_run(name):
     times, shares = zip(*turns(name), strict=True)
