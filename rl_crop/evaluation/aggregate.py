@@ -207,6 +207,8 @@ def separation(scores: Scores, task: str, sparsity: str) -> Separation:
     """
     groups = [group for group in scores.results.groups(task) if group[0] == DENSE or group[1] == sparsity]
     finals = [value for group in groups for value in scores.values(task, *group)]
+    if not finals:
+        return Separation(task, sparsity, False, "no run at this sparsity, and none of dense")
     at_top = float(np.mean(np.isclose(finals, max(finals))))
     if len(finals) > 1 and at_top > 0.5:
         return Separation(task, sparsity, False, f"saturated: {share(at_top)} of the runs end at {max(finals):.4g}")

@@ -3,6 +3,7 @@ import pytest
 from rl_crop.evaluation.aggregate import arms_of, improvement, overall, separation, sparsities, summarise
 from rl_crop.evaluation.best_time import compare_times
 from rl_crop.evaluation.results import Key
+from rl_crop.evaluation.study_report import study_sections
 from tests.evaluation.studies import make_scores
 
 
@@ -68,6 +69,14 @@ def test_which_environments_tell_arms_apart(others, separates, reason):
     scores = make_scores(DENSE | {("a", arm, "0.9"): returns for arm, returns in others.items()})
     verdict = separation(scores, "a", "0.9")
     assert verdict.separates is separates and reason in verdict.reason
+
+
+def test_a_task_without_a_run_at_a_sparsity_tells_nothing_there():
+    """A study may ask for other sparsities on another task, of some arms alone."""
+    scores = make_scores(DENSE | {("a", "crop", "0.9"): [50.0] * 3, ("b", "crop", "actor0.9_critic0.99"): [50.0] * 3})
+    verdict = separation(scores, "b", "0.9")
+    assert not verdict.separates and "no run at this sparsity" in verdict.reason
+    assert len(study_sections(scores)) == 5  # two sparsities, two tasks, what is missing
 
 
 def test_improvement_uses_the_seeds_that_both_have():
