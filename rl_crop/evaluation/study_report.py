@@ -9,6 +9,7 @@ from rl_crop.evaluation.best_time import compare_times
 from rl_crop.evaluation.figures.compose import Picture, curve_picture, overall_pictures, task_pictures
 from rl_crop.evaluation.figures.style import percent
 from rl_crop.evaluation.scores import Scores
+from rl_crop.evaluation.statistics import interquartile_mean
 from rl_crop.evaluation.tables import (
     Table,
     arms_table,
@@ -66,6 +67,10 @@ class Section:
     pictures: tuple[Picture, ...] = ()
     panels: tuple[Picture, ...] = ()
     task: str | None = None
+
+
+COARSE = 0.98
+"""Where all arms are above this share of dense, normalised returns say little."""
 
 
 def study_sections(scores: Scores) -> list[Section]:
@@ -128,6 +133,12 @@ def _task_section(scores: Scores, task: str) -> Section:
         notes.append("Returns are not normalised: the dense arm or the random policy is not measured, or dense does not lead.")
     else:
         notes.append(f"A random policy reaches {number(scale[0])}, dense {number(scale[1])}.")
+        lowest = min(interquartile_mean(scores.normalised(task, scores.values(task, *group)) or [0.0]) for group in groups)
+        if lowest > COARSE and len(groups) > 1:
+            notes.append(
+                f"Measured from a random policy, every arm is at {lowest:.3f} of dense or above: normalised returns, and what "
+                f"is called non-inferior by them, do not tell the arms apart here. Compare the returns themselves."
+            )
     times = compare_times(scores, task)
     if not times:
         notes.append("No arm with a fixed prune time shares two seeds with one that finds its time: nothing to compare there.")

@@ -79,6 +79,13 @@ def test_a_task_without_a_run_at_a_sparsity_tells_nothing_there():
     assert len(study_sections(scores)) == 5  # two sparsities, two tasks, what is missing
 
 
+@pytest.mark.parametrize("random,says", [(-10_000.0, True), (0.0, False)])
+def test_a_scale_that_is_too_coarse_for_the_arms_is_named(random, says):
+    scores = make_scores(DENSE | {("a", "crop", "0.9"): [70.0] * 3}, {"a": [random]})
+    notes = " ".join(study_sections(scores)[1].notes)
+    assert ("do not tell the arms apart here" in notes) is says
+
+
 def test_improvement_uses_the_seeds_that_both_have():
     scores = make_scores({("a", "crop", "0.9"): [3, 1, 5, -9], ("a", "random", "0.9"): [2, 1, 9]})
     found = improvement(scores, ["a"], "0.9", "crop", "random")
