@@ -78,7 +78,7 @@ def allocate(
     sparsity: float,
     sparsity_at: Callable[[Widths], float],
     scope: str = "network",
-    min_units: int = 1,
+    min_units: float = 1,
     what: str = "the model",
 ) -> dict[str, np.ndarray]:
     """
@@ -89,35 +89,50 @@ def allocate(
     :param sparsity: the share of the budget that must be gone, in [0, 1).
     :param sparsity_at: the sparsity reached at given widths.
     :param scope: ``"layer"`` removes the same share of units in every group; otherwise one ranking over all groups.
-    :param min_units: units that stay in every group.
+    :param min_units: units that stay in every group: a number of at least 1, or, below 1, a share of those that ``"layer"``
+        would leave there.
     :param what: names the network in errors.
     :return: kept unit indices by group name, ascending int64.
     :raises PruningError: the sparsity cannot be reached with ``min_units`` left in every layer.
     """
-    removable = {group.name: max(group.n_units - min_units, 0) for group in groups}
-    order = {group.name: np.argsort(scores[group.name], kind="stable") for group in groups}
-    floor = {group.name: group.n_units - removable[group.name] for group in groups}
+    floor = {group.name: min(group.n_units, max(int(min_units), 1)) for group in groups}
     largest = sparsity_at(floor)
     if sparsity > largest + 1e-12:
         raise PruningError(
             f"sparsity {sparsity:g} of {what} cannot be reached with min_units={min_units}: "
             f"the largest reachable is {math.floor(largest * 1e4) / 1e4:g}. Ask for less, or lower min_units."
         )
-    steps = _removals_by_share(groups, removable) if scope == "layer" else _removals_by_rank(groups, scores, order, removable)
-    # Sparsity grows with every removal, so the first step that meets the target is found by bisection.
+    order = {group.name: np.argsort(scores[group.name], kind="stable") for group in groups}
+    if scope == "layer" or min_units < 1:
+        removed = _fewest_removals(_removals_by_share(groups, floor), groups, sparsity, sparsity_at)
+    if scope != "layer":
+        if min_units < 1:
+            floor = {group.name: max(int(min_units * (group.n_units - removed[group.name])), 1) for group in groups}
+        removed = _fewest_removals(_removals_by_rank(groups, scores, order, floor), groups, sparsity, sparsity_at)
+    return {group.name: np.sort(order[group.name][removed[group.name] :]).astype(np.int64) for group in groups}
+
+
+def _fewest_removals(
+    steps: "_removals_by_rank | _removals_by_share",
+    groups: Sequence[UnitGroup],
+    sparsity: float,
+    sparsity_at: Callable[[Widths], float],
+) -> dict[str, int]:
+    """:return: by group name, how many go at the first step that meets the target"""
+    # Sparsity grows with every removal, so it is found by bisection.
     low, high = 0, len(steps) - 1
     while low < high:
         middle = (low + high) // 2
         widths = {group.name: group.n_units - steps(middle)[group.name] for group in groups}
         low, high = (low, middle) if sparsity_at(widths) >= sparsity - 1e-12 else (middle + 1, high)
-    removed = steps(low)
-    return {group.name: np.sort(order[group.name][removed[group.name] :]).astype(np.int64) for group in groups}
+    return steps(low)
 
 
 class _removals_by_rank:  # noqa: N801  (used as a function with a length)
-    """Step n removes the n lowest-ranked units that ``min_units`` does not protect."""
+    """Step n removes the n lowest-ranked units that the floor does not protect."""
 
-    def __init__(self, groups: Sequence[UnitGroup], scores: Mapping, order: Mapping, removable: Mapping[str, int]) -> None:
+    def __init__(self, groups: Sequence[UnitGroup], scores: Mapping, order: Mapping, floor: Widths) -> None:
+        removable = {group.name: group.n_units - floor[group.name] for group in groups}
         self.names = [group.name for group in groups]
         owner = np.concatenate(
             [np.full(removable[name], place) for place, name in enumerate(self.names)] or [np.zeros(0)]
@@ -136,15 +151,13 @@ class _removals_by_rank:  # noqa: N801  (used as a function with a length)
 class _removals_by_share:  # noqa: N801
     """Step n removes the share n / N of the units of every group, rounded up, N being the widest group."""
 
-    def __init__(self, groups: Sequence[UnitGroup], removable: Mapping[str, int]) -> None:
-        self.groups, self.removable = groups, removable
+    def __init__(self, groups: Sequence[UnitGroup], floor: Widths) -> None:
+        self.groups, self.floor = groups, floor
         self.widest = max((group.n_units for group in groups), default=0)
 
     def __len__(self) -> int:
         return self.widest + 1
 
     def __call__(self, step: int) -> dict[str, int]:
-        return {
-            group.name: min(-(-step * group.n_units // self.widest), self.removable[group.name]) if self.widest else 0
-            for group in self.groups
-        }
+        removable = {group.name: group.n_units - self.floor[group.name] for group in self.groups}
+        return {g.name: min(-(-step * g.n_units // self.widest), removable[g.name]) if self.widest else 0 for g in self.groups}

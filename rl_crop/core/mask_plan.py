@@ -90,7 +90,7 @@ def make_mask_plan(subject: Subject, sparsity: Target, settings: Settings) -> Ma
     check_sparsity(sparsity)
     with isolated_rng(settings.seed or 0), undisturbed(subject.root):
         graph = trace(subject, settings.ignore)
-        weights = Weights.of(subject, graph, settings.ignore, settings.min_units)
+        weights = Weights.of(subject, graph, settings.ignore, int(settings.min_units))
         if not weights.names:
             raise PruningError("The model has no linear or convolution layer whose weights can be masked.")
         targets = sparsity_by_network(sparsity, list(weights.names), settings.scope)

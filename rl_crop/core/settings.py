@@ -29,8 +29,8 @@ class Settings:
     :param structured: ``True`` removes units physically; ``False`` masks single weights of linear and convolution layers.
     :param compensation: ``"none"``, ``"bias"``, ``"least_squares"`` or ``"distill"``; masks are not compensated.
     :param ignore: modules left whole, by ``named_modules()`` name.
-    :param min_units: units that stay in every layer; of weights ranked over several layers, those that every layer and every
-        output of a network keep.
+    :param min_units: units that stay in every layer: an integer, or a share in (0, 1) of what ``scope="layer"`` would leave
+        there; of weights ranked over several layers, how many every layer and every output of a network keep.
     :param seed: of everything random (0 where ``None``).
     """
 
@@ -40,7 +40,7 @@ class Settings:
     structured: bool = True
     compensation: str = "least_squares"
     ignore: tuple[str, ...] = ()
-    min_units: int = 1
+    min_units: float = 1
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -48,8 +48,10 @@ class Settings:
         scopes = SCOPES if self.structured else ELEMENT_SCOPES
         choices = {"scope": scopes, "budget": BUDGETS, "compensation": COMPENSATIONS}
         check_choices({name: (getattr(self, name), allowed) for name, allowed in choices.items()})
-        if not _whole(self.min_units) or self.min_units < 1:
-            raise PruningError(f"min_units={self.min_units!r} must be an integer of at least 1.")
+        share = isinstance(self.min_units, float) and 0.0 < self.min_units < 1.0
+        if not (share and self.structured) and (not _whole(self.min_units) or self.min_units < 1):
+            also = ", or a share in (0, 1) of the units that equal shares would leave" if self.structured else ""
+            raise PruningError(f"min_units={self.min_units!r} must be an integer of at least 1{also}.")
         if self.seed is not None:
             if not _whole(self.seed) or not 0 <= self.seed < 2**63:
                 raise PruningError(f"seed={self.seed!r} must be None or an integer of at least 0 and below 2**63.")

@@ -93,7 +93,7 @@ class SparseTraining:
         self.detach()
         graph, recipe = trace(subject, self.settings.ignore), self.recipe
         self.tensors = subject.trained.tensors
-        self.weights = Weights.of(subject, graph, self.settings.ignore, self.settings.min_units)
+        self.weights = Weights.of(subject, graph, self.settings.ignore, max(int(self.settings.min_units), 1))
         producers = {group.tensors("out")[0] for group in graph.groups.values()}
         with_units = [network.name for network in subject.networks if network.parameters & producers]
         names = with_units if recipe.structured else list(self.weights.names)

@@ -50,7 +50,7 @@ class PruningCallback(BaseCallback):
     :param scope: ``"network"``, ``"layer"`` or ``"global"``.
     :param budget: ``"params"``, ``"flops"`` or ``"units"``.
     :param compensation: ``"none"``, ``"bias"``, ``"least_squares"`` or ``"distill"``.
-    :param min_units: units that stay in every layer.
+    :param min_units: units that stay in every layer: an int, or a float in (0, 1) as a share of what ``scope="layer"`` leaves.
     :param structured: whether units are removed, or single weights masked (which makes nothing faster).
     :param schedule: ``"one_shot"``; ``"iterative"`` (steps within one event, scored anew at each); ``"gradual"``
         (``n_events`` events from ``when`` until ``until``, with training between them).
@@ -79,7 +79,7 @@ class PruningCallback(BaseCallback):
         scope: str = "network",
         budget: str = "params",
         compensation: str = "least_squares",
-        min_units: int = 1,
+        min_units: int | float = 1,
         structured: bool = True,
         schedule: str = "one_shot",
         n_events: int = 4,

@@ -98,6 +98,31 @@ def test_the_lowest_scores_go_over_all_layers():
     assert max(cut) <= min(kept)
 
 
+@pytest.mark.parametrize("budget", ["params", "flops", "units"])
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.97])
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.99])
+def test_a_share_of_equal_shares_is_a_floor_that_every_sparsity_allows(share, sparsity, budget):
+    """The second layer's scores are all below the first's, so that it alone would pay."""
+    model, data = mlp((6, 64, 48, 3)), batches((6,), 3)
+
+    def skewed(scoring):
+        return {group.name: np.arange(group.n_units) + 1000.0 * (group.name == "0") for group in scoring.groups}
+
+    settings = {"criterion": skewed, "budget": budget, "compensation": "none"}
+    even = plan_pruning(model, mse, data, sparsity, scope="layer", **settings).widths_after
+    plan = plan_pruning(model, mse, data, sparsity, min_units=share, **settings)
+    least = {name: max(int(share * width), 1) for name, width in even.items()}
+    assert all(plan.widths_after[name] >= least[name] for name in least)
+    if sparsity >= 0.9:
+        assert plan.widths_after["2"] == least["2"] and plan.widths_after["0"] >= even["0"]
+    assert plan.budget_sparsity["model"] >= sparsity
+    if plan.widths_after["2"] > least["2"] or plan.widths_after["0"] < 64:  # with one unit more it is missed
+        name = "0" if plan.widths_after["0"] < 64 else "2"
+        more = {**plan.widths_after, name: plan.widths_after[name] + 1}
+        gone = Budget(plan.graph, next(iter(plan.subject.networks)).parameters, budget).sparsity(more)
+        assert gone < sparsity
+
+
 def test_a_floor_stays_and_names_the_largest_reachable():
     model, data = mlp((3, 8, 6, 2)), batches()
     with pytest.raises(

@@ -336,6 +336,11 @@ def test_lbfgs_is_refused():
     assert same(before, state(model)) and attached_masks(dict(model.named_parameters())) == {}
 
 
+def test_a_share_is_no_floor_of_weights():
+    with pytest.raises(PruningError, match="min_units=0.5 must be an integer of at least 1\\."):
+        plan_pruning(mlp(), None, None, 0.5, criterion="magnitude", example_inputs=th.ones(2, 3), min_units=0.5, **MASKS)
+
+
 @pytest.mark.parametrize("min_units", [1, 2])
 def test_every_layer_and_every_output_keep_some(min_units):
     """A policy's head starts near zero: by rank alone it would go first, and nothing would learn any more."""
