@@ -89,8 +89,8 @@ def allocate(
     :param sparsity: the share of the budget that must be gone, in [0, 1).
     :param sparsity_at: the sparsity reached at given widths.
     :param scope: ``"layer"`` removes the same share of units in every group; otherwise one ranking over all groups.
-    :param min_units: units that stay in every group: a number of at least 1, or, below 1, a share of those that ``"layer"``
-        would leave there.
+    :param min_units: units that stay in every group: a number of at least 1, or, below 1, a share (rounded down) of
+        those that ``"layer"`` would leave there.
     :param what: names the network in errors.
     :return: kept unit indices by group name, ascending int64.
     :raises PruningError: the sparsity cannot be reached with ``min_units`` left in every layer.

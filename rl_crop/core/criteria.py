@@ -142,8 +142,8 @@ def synflow(scoring: Scoring) -> Saliency:
     kept = {name: (tensor.data, tensor.requires_grad) for name, tensor in every.items()}
     try:
         for name, tensor in every.items():
-            positive = tensor.data.abs()
-            tensor.data = -positive if name.endswith("_mean") else positive
+            is_mean = name.endswith("_mean") and not isinstance(tensor, th.nn.Parameter)
+            tensor.data = -tensor.data.abs() if is_mean else tensor.data.abs()
         for tensor in tensors.values():
             tensor.requires_grad_(True)
         with th.enable_grad():

@@ -30,6 +30,9 @@ class Fate:
     :param run: the run it belongs to.
     """
 
+    by_factor = False
+    """Whether it acts at every step, by a factor that follows the share of the schedule that has passed."""
+
     def __init__(self, run: "SparseTraining") -> None:
         self.run = run
 
@@ -39,6 +42,11 @@ class Fate:
 
     def after_step(self, optimizer: th.optim.Optimizer) -> None:
         """An optimizer has stepped."""
+
+    @property
+    def has_removed(self) -> bool:
+        """Whether something is gone, or masked, and there is something to report."""
+        return self.run.finished or self.run.masks is not None
 
     def report(self, subject: Subject) -> PruningReport:
         """:return: what has been done so far."""
@@ -60,6 +68,10 @@ class Removed(Fate):
         super().__init__(run)
         self.reports: list[PruningReport] = []
         self.reached: dict[str, float] = {}
+
+    @property
+    def has_removed(self) -> bool:
+        return bool(self.reports)
 
     def act(self, x: float, batches: "Batches", scores: Saliency | None = None) -> None:
         reached = {name: self.reached.get(name, 0.0) for name in self.run.targets}
@@ -163,6 +175,7 @@ class Masked(Fate):
 class Shrunk(Masked):
     """The least weights are multiplied by α after every step, chosen anew each time; in the end they are masked (ISS-P)."""
 
+    by_factor = True
     factor = 1.0
 
     def act(self, x: float, batches: "Batches") -> None:
@@ -196,6 +209,8 @@ class Penalised(Masked):
     ``equal`` (c), a phase in which all weights would shrink to 1 − c x² comes first, so that those stay largest which the loss
     curves most (GReg-2); the paper's numbers take 2 to 25 % there.
     """
+
+    by_factor = True
 
     def __init__(self, run: "SparseTraining") -> None:
         super().__init__(run)
@@ -251,13 +266,13 @@ class Penalised(Masked):
     def state_dict(self) -> dict[str, Any]:
         scores = {name: score.cpu() for name, score in self.scores.items()}
         own = {"losers": pack(self.keep), "scores": scores, "removed": self.removed.state_dict()}
-        return {**super().state_dict(), **own, "x": self.x, "left": self.left, "pace": max(self.pace.values(), default=0)}
+        return {**super().state_dict(), **own, "x": self.x, "left": self.left, "pace": self.run.in_order(self.pace)}
 
     def load_state_dict(self, state: Mapping[str, Any], subject: Subject) -> None:
         super().load_state_dict(state, subject)
         self.removed.load_state_dict(state["removed"], subject)
         self.keep, self.scores, self.x, self.left = unpack(state["losers"]), dict(state["scores"]), state["x"], state["left"]
-        self.pace = {id(optimizer): state["pace"] for optimizer in subject.optimizers}
+        self.pace = self.run.by_optimizer(state["pace"])
 
 
 FATES: dict[str, type[Fate]] = {

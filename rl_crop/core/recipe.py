@@ -1,7 +1,7 @@
 """A recipe: a pruning method as a choice in each of eight independent parts."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
 
@@ -20,11 +20,11 @@ MASKING = ("zero", "revive", "shrink")
 REGROW = ("none", "gradient", "random")
 PERTURBATIONS = ("none", "bridgeout", "gate_l1")
 DRIVERS = ("single", "rounds", "population", "phases", "tick_tock", "meta", "learned_scores")
-OF_UNITS: dict[Any, bool] = {
+OF_UNITS = {
     "tick_tock": True, "meta": True, "phases": False, "learned_scores": False, "rounds": False, "population": False,
 }  # fmt: skip
 """Whether a driver prunes units or single weights, where it cannot do both (what goes back to earlier weights must mask)."""
-SCORES: dict[Any, str] = {"tick_tock": "gates", "meta": "encoder", "learned_scores": "learned"}
+SCORES = {"tick_tock": "gates", "meta": "encoder", "learned_scores": "learned"}
 """Drivers that score by themselves, and what reports call their criterion."""
 
 OPTIONS: dict[str, Any] = {
@@ -101,7 +101,7 @@ class Recipe:
     in_rl: str = ""
 
     def __post_init__(self) -> None:
-        own = SCORES.get(self.driver)
+        own = SCORES.get(self.driver) if isinstance(self.driver, str) else None
         if not self.criterion:
             object.__setattr__(self, "criterion", own or "crop")
         elif self.criterion != (own or self.criterion):
@@ -132,6 +132,8 @@ class Recipe:
         masks = self.fate in MASKING or self.regrow != "none"
         moving = self.schedule in ("cubic", "alternating", "constant") and self.fate in ("removed", *MASKING)
         units, gates = self.structured, self.perturbation == "gate_l1"
+        of_units = OF_UNITS.get(self.driver, units) if isinstance(self.driver, str) else units
+        goes_back = self.driver in ("rounds", "population") and self.fate not in ("zero", "revive")
         regrows, lasts = self.regrow != "none", self.schedule in ("cubic", "constant")
         return {
             "structured=True": units and (masks or moving) and "units only go for good: by fate='removed' or 'growing_l2'.",
@@ -141,10 +143,19 @@ class Recipe:
             f"regrow={self.regrow!r}": regrows and not lasts and "it needs schedule='constant' or 'cubic'.",
             "fate='shrink'": self.fate == "shrink" and self.criterion != "magnitude" and "it needs criterion='magnitude'.",
             "perturbation='gate_l1'": gates and self.driver != "tick_tock" and "it needs driver='tick_tock'.",
-            f"driver={self.driver!r}": OF_UNITS.get(self.driver, units) != units and f"it needs structured={not units}.",
+            f"driver={self.driver!r}": of_units != units and f"it needs structured={not units}.",
+            f"driver={self.driver!r} with fate={self.fate!r}": goes_back
+            and "it goes back to earlier weights: use 'zero'.",
+            "min_units": not units and isinstance(self.option("min_units"), float) and "of weights it must be an integer.",
             "when='epi'": self.when == "epi" and not units and "it compares counts of units.",
             "schedule='alternating'": self.schedule == "alternating" and self.fate != "revive" and "it needs fate='revive'.",
         }
+
+    @property
+    def described(self) -> dict[str, str]:
+        """What it is made of by part, as text that is the same in every process."""
+        values = {part.name: getattr(self, part.name) for part in fields(self) if part.name not in ("source", "in_rl")}
+        return {part: value.__qualname__ if hasattr(value, "__qualname__") else str(value) for part, value in values.items()}
 
     def option(self, name: str) -> Any:
         """:return: an option's value: the recipe's own, or the default."""

@@ -29,8 +29,9 @@ class Settings:
     :param structured: ``True`` removes units physically; ``False`` masks single weights of linear and convolution layers.
     :param compensation: ``"none"``, ``"bias"``, ``"least_squares"`` or ``"distill"``; masks are not compensated.
     :param ignore: modules left whole, by ``named_modules()`` name.
-    :param min_units: units that stay in every layer: an integer, or a share in (0, 1) of what ``scope="layer"`` would leave
-        there; of weights ranked over several layers, how many every layer and every output of a network keep.
+    :param min_units: units that stay in every layer: an integer, or a share in (0, 1), rounded down, of what ``scope="layer"``
+        would leave there (of each cut, where several follow each other). Of weights ranked over several layers: those that
+        every layer and every output of a network keep.
     :param seed: of everything random (0 where ``None``).
     """
 

@@ -65,15 +65,14 @@ class SparseTraining:
     ) -> None:
         check_sparsity(sparsity)
         self.recipe, self.sparsity, self.subject_of, self.seed = recipe, sparsity, subject_of, seed
-        factor = recipe.fate in ("shrink", "growing_l2")  # changes by the share of the schedule, and moves no mask
-        self.every = max(recipe.option("every"), 0 if factor else min_interval)
-        self._has_events = recipe.schedule in ("gradual", "alternating") and not factor
+        self.fate: Fate = (FATES[recipe.fate] if isinstance(recipe.fate, str) else recipe.fate)(self)
+        self.every = max(recipe.option("every"), 0 if self.fate.by_factor else min_interval)
+        self._has_events = recipe.schedule in ("gradual", "alternating") and not self.fate.by_factor
         shuffles = recipe.structured and recipe.option("shuffle")
         criterion = shuffled_units(resolve_criterion(recipe.criterion)) if shuffles else recipe.criterion
         scope = recipe.scope if recipe.structured else "network"
         settings = {"min_units": recipe.option("min_units"), "compensation": recipe.compensation} | settings
         self.settings = Settings(criterion, scope, seed=seed, **settings)
-        self.fate: Fate = (FATES[recipe.fate] if isinstance(recipe.fate, str) else recipe.fate)(self)
         self.masks: Any = None  # Masks, as soon as weights are masked
         self.begun: float | None = None
         self.decided_by = "fixed"
@@ -108,7 +107,8 @@ class SparseTraining:
             self._trigger = weight_trigger(recipe.when, watched, targets, recipe.structured)
         if not recipe.structured and (recipe.criterion == "relative_change" or callable(recipe.criterion)):
             self.initial = {name: tensor.detach().clone() for name, tensor in self.weights.tensors.items()}
-        self._handles = [optimizer.register_step_post_hook(self._after_step) for optimizer in subject.optimizers]
+        self._optimizers = tuple(subject.optimizers)
+        self._handles = [optimizer.register_step_post_hook(self._after_step) for optimizer in self._optimizers]
         self._root = subject.root
         self._perturb()
 
@@ -139,7 +139,7 @@ class SparseTraining:
             raise
         self.seconds += time.perf_counter() - start
         self.begun, self.decided_by, self._acted = begun, decided_by, x
-        self.finished = ended or (self.recipe.schedule == "once" and self.recipe.fate in ("removed", "zero", "revive"))
+        self.finished = ended or (self.recipe.schedule == "once" and not self.fate.by_factor)
         self.steps.clear()
         self._n_changes += 1
         if not self.finished:
@@ -225,11 +225,19 @@ class SparseTraining:
 
     _STATE = ("begun", "decided_by", "finished", "seconds", "_n_changes", "_acted", "_next_check")
 
+    def in_order(self, counts: Mapping[int, int]) -> list[int]:
+        """:return: counts by the optimizers' ``id``, in the order of the optimizers: ids mean nothing in another process."""
+        return [counts.get(id(optimizer), 0) for optimizer in self._optimizers]
+
+    def by_optimizer(self, counts: Sequence[int]) -> dict[int, int]:
+        """:return: the reverse of :meth:`in_order`."""
+        return {id(optimizer): count for optimizer, count in zip(self._optimizers, counts, strict=True)}
+
     def state_dict(self) -> dict[str, Any]:
         """:return: what a resumed run has to know: plain values, and tensors on the CPU."""
         return {
             **{name: getattr(self, name) for name in self._STATE},
-            "steps": max(self.steps.values(), default=0),
+            "steps": self.in_order(self.steps),
             "fate": self.fate.state_dict(),
             "initial": {name: tensor.cpu() for name, tensor in self.initial.items()},
             "trigger": None if self._trigger is None else self._trigger.state_dict(),
@@ -248,7 +256,7 @@ class SparseTraining:
             self._trigger.load_state_dict(state["trigger"])
         for name in self._STATE:
             setattr(self, name, state[name])
-        self.steps, self.initial = {id(each): state["steps"] for each in subject.optimizers}, dict(state["initial"])
+        self.steps, self.initial = self.by_optimizer(state["steps"]), dict(state["initial"])
         self.fate.load_state_dict(state["fate"], subject)
         if self.finished:
             self.detach()

@@ -1,7 +1,7 @@
 """A study: tasks × arms × sparsities × seeds, spread out into cells, each of which is one run."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,8 @@ class Cell:
         if self.widths_of is not None:
             identity["widths_of"] = self.widths_of.hash
         if (name := (self.config.pruning or {}).get("recipe")) in RECIPES:
-            parts, usual = asdict(RECIPES[name]), asdict(Recipe())
-            identity["recipe"] = {
-                part: str(value) for part, value in parts.items() if value != usual[part] and part not in ("source", "in_rl")
-            }
+            parts, usual = RECIPES[name].described, Recipe().described
+            identity["recipe"] = {part: text for part, text in parts.items() if text != usual[part]}
         return short_hash(identity)
 
     @cached_property

@@ -13,7 +13,9 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.fates import as_target
 from rl_crop.core.recipe import Recipe
 from rl_crop.core.recipes import resolve_recipe
+from rl_crop.core.schedules import SCHEDULES
 from rl_crop.core.scoring import GRADIENT_FREE
+from rl_crop.core.settings import check_choices
 from rl_crop.core.sparse_training import SparseTraining
 from rl_crop.core.subject import Subject
 from rl_crop.sb3.best_models import keep_dense_best
@@ -42,11 +44,14 @@ def with_recipe(init: Callable[P, None]) -> Callable[P, None]:
 
     @wraps(init)
     def filled(*args: P.args, **keywords: P.kwargs) -> None:
-        given: dict[str, Any] = dict(signature(init).bind(*args, **keywords).arguments)
-        if given.get("recipe") is not None:
-            given = arguments_of(given["recipe"]) | given
-            if needs_engine(recipe := resolve_recipe(given["recipe"])):
-                given["recipe"] = replace(recipe, **{name: given[name] for name in PARTS})
+        own: dict[str, Any] = dict(signature(init).bind(*args, **keywords).arguments)
+        given = own
+        if own.get("recipe") is not None:
+            given = arguments_of(own["recipe"]) | own
+            if needs_engine(recipe := resolve_recipe(own["recipe"])):
+                given["recipe"] = replace(scheduled(recipe, own), **{name: given[name] for name in PARTS})
+            elif isinstance(own["recipe"], Recipe):
+                given["recipe"] = None  # the arguments say it all
         init(**given)  # type: ignore[call-arg]
 
     return filled
@@ -73,6 +78,24 @@ def arguments_of(recipe: Recipe | str) -> dict[str, Any]:
         "n_events": chosen.option("n_events"),
         **{name: chosen.options[name] for name in OPTIONS if name in chosen.options},
     }  # fmt: skip
+
+
+def scheduled(recipe: Recipe, own: Mapping[str, Any]) -> Recipe:
+    """
+    :param recipe: a recipe for the engine.
+    :param own: the callback's arguments as they were given.
+    :return: the recipe with the schedule among them, if there is one.
+    :raises PruningError: the recipe has a course of its own.
+    """
+    asked = {name: own[name] for name in ("schedule", "n_events") if name in own}
+    if not asked:
+        return recipe
+    if recipe.schedule not in ("once", "gradual") or recipe.fate not in ("removed", "zero"):
+        raise PruningError(f"{asked}: this recipe has a course of its own; `when` and `until` say where it begins and ends.")
+    check_choices({"schedule": (own.get("schedule", "gradual"), SCHEDULES)})
+    inner = {"one_shot": "none", "iterative": "halving"}.get(own.get("schedule", ""), recipe.inner)
+    schedule = {"one_shot": "once", "iterative": "once"}.get(own.get("schedule", ""), "gradual")
+    return replace(recipe, schedule=schedule, inner=inner, options=dict(recipe.options) | {"n_events": own.get("n_events", 4)})
 
 
 def needs_engine(recipe: Recipe) -> bool:
@@ -112,7 +135,7 @@ class RecipeRun:
         networks = frozenset(self.engine.weights.names if "total" in self.engine.targets else self.engine.targets)
         self.history = History(self.model, networks, recipe.structured)
         self.state = callback._state = WatchState(
-            self.model, networks, {"recipe": repr(recipe), "sparsity": sparsity, **settings}
+            self.model, networks, {"recipe": str(recipe.described), "sparsity": sparsity, **settings}
         )
         past = self.history.events
         if past and past[-1].get("finished", True):
@@ -194,8 +217,8 @@ class RecipeRun:
     def _record(self) -> None:
         """What has been done so far is one event, the last one of the history."""
         engine = self.engine
-        if engine.masks is None and self.recipe.structured and not engine.finished:
-            return self._write()  # a penalty grows; nothing is gone yet
+        if not engine.fate.has_removed:
+            return self._write()  # a penalty grows, for example
         report = engine.fate.report(self._subject([]))
         self.model.pruning_history = [
             entry for entry in getattr(self.model, "pruning_history", []) if entry.get("finished", True)

@@ -109,7 +109,11 @@ class AgentTask:
         done = 0
         if steps > 0:
             before = self.agent.num_timesteps
-            self.agent.learn(steps, [_Between(self, steps, after_step), *self.callback], reset_num_timesteps=False)
+            callbacks = [_Between(self, steps, after_step), *self.callback, _WholeRun(self.end)]
+            try:
+                self.agent.learn(steps, callbacks, reset_num_timesteps=False)
+            finally:
+                _schedules_of_the_part(self.agent)
             done = max(self.agent.num_timesteps - before, steps)  # a callback that stops a part has done with it
         self._left_over = wanted - done
 
@@ -162,8 +166,31 @@ _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls")
 _PROGRESS = "_update_current_progress_remaining"
 
 
+class _WholeRun(BaseCallback):
+    """
+    On-policy algorithms take the end of a call of ``learn`` for that of the run: while they train, they are told better.
+
+    It is the last callback, and what it changes is undone before the next rollout: no other one saves the agent meanwhile.
+    """
+
+    def __init__(self, end: int) -> None:
+        super().__init__()
+        self.end = end
+
+    def _on_rollout_end(self) -> None:
+        if isinstance(self.model, OnPolicyAlgorithm):
+            setattr(self.model, _PROGRESS, partial(_progress_of_the_run, self.model, self.end))
+
+    def _on_step(self) -> bool:
+        return True
+
+
 def _progress_of_the_run(agent: BaseAlgorithm, end: int, num_timesteps: int, total_timesteps: int) -> None:
     getattr(type(agent), _PROGRESS)(agent, min(num_timesteps, end), end)
+
+
+def _schedules_of_the_part(agent: BaseAlgorithm) -> None:
+    vars(agent).pop(_PROGRESS, None)
 
 
 class _Between(BaseCallback):
@@ -178,21 +205,19 @@ class _Between(BaseCallback):
         self.model._total_timesteps = self.task.end  # schedules are of the whole run
 
     def _on_rollout_start(self) -> None:
-        vars(self.model).pop(_PROGRESS, None)
+        _schedules_of_the_part(self.model)
         if self.num_timesteps > self.begun:
             self._call((self.num_timesteps - self.begun) / self.steps)
 
     def _on_rollout_end(self) -> None:
         if isinstance(self.model, OnPolicyAlgorithm):
             self.task.memory.add(self.model.rollout_buffer, int(self.model.seed or 0) + self.num_timesteps)
-            # These take the end of a call of ``learn`` for that of the run. Only while they train: nothing saves them then.
-            setattr(self.model, _PROGRESS, partial(_progress_of_the_run, self.model, self.task.end))
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
-        vars(self.model).pop(_PROGRESS, None)
+        _schedules_of_the_part(self.model)
         self._call(1.0)
 
     def _call(self, progress: float) -> None:

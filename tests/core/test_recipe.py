@@ -36,6 +36,8 @@ WRONG = [
     ({"structured": False, "fate": "shrink", "criterion": "crop"}, "fate='shrink': it needs criterion='magnitude'"),
     ({**ELEMENTS, "when": "epi"}, "when='epi': it compares counts of units"),
     ({"driver": "rounds"}, "driver='rounds': it needs structured=False"),
+    ({"structured": False, "fate": "growing_l2", "driver": "rounds"}, "fate='growing_l2': it goes back to earlier weights"),
+    ({**ELEMENTS, "options": {"min_units": 0.5}}, "min_units: of weights it must be an integer"),
     ({"driver": "tick_tock", "criterion": "random"}, "driver='tick_tock' scores by 'gates', and takes no other"),
 ]
 
@@ -67,6 +69,15 @@ def test_a_fate_and_a_driver_of_ones_own_stand_where_the_names_do():
     run_recipe(small, Recipe("magnitude", structured=False, fate=Zeroed, when=1.0, driver=twice), 0.5)
     zeros = sum(int((p == 0).sum()) for p in small.model.parameters())
     assert small.place == 90 and zeros == 288
+
+
+def test_a_recipe_is_described_in_the_same_words_in_every_process():
+    def own(scoring):
+        return {}
+
+    text = Recipe(own, options={"every": 3}).described
+    assert text["criterion"].endswith("own") and "0x" not in str(text) and text["options"] == "{'every': 3}"
+    assert "source" not in text and Recipe().described["criterion"] == "crop"
 
 
 def test_a_recipe_is_frozen_and_knows_its_options():

@@ -359,6 +359,33 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(name):
         assert report.sparsity == again.sparsity and report.n_params_after == again.n_params_after
 
 
+def test_a_penalty_goes_on_as_before_with_optimizers_of_different_pace():
+    """The second and third step every other time, as that of an actor with delayed updates, and the run stops in between."""
+
+    def carried(stop=None):
+        small = task(60)
+        layers = [small.model[0], small.model[2], small.model[4]]
+        small.optimizers = [th.optim.SGD(layer.parameters(), lr=0.0) for layer in layers]
+        recipe = Recipe(**{**vars(RECIPES["greg_1"]), "when": 0.0, "until": 1.0})
+        run = SparseTraining(recipe, 0.8, small.subject)
+        run.update(0.0, lambda: small.data)
+        for step in range(1, 41):
+            small.model.zero_grad()
+            small.loss(small.model, small.data[0]).backward()
+            for optimizer in small.optimizers[: 3 if step % 2 else 1]:
+                optimizer.step()
+            if step == stop:
+                state = run.state_dict()
+                run.detach()
+                run = SparseTraining(recipe, 0.8, small.subject)
+                run.load_state_dict(state, small.subject(small.data))
+            run.update(step / 60, lambda: small.data)
+        return dict(small.model.state_dict())
+
+    whole = carried()
+    assert same(whole, carried(13)) and same(whole, carried(28))
+
+
 def test_a_target_that_cannot_be_reached_changes_nothing():
     small = task()
     before = dict(small.model.state_dict())

@@ -115,6 +115,32 @@ def test_given_arguments_win_over_the_recipe():
     assert rl_crop.PruningCallback(recipe="earlycrop_s", when="distance").when == "distance"
 
 
+def test_a_given_schedule_wins_where_the_recipe_has_no_course_of_its_own():
+    one = rl_crop.PruningCallback(0.9, recipe="pat_magnitude", schedule="gradual", n_events=3).recipe
+    assert (one.schedule, one.option("n_events"), one.criterion) == ("gradual", 3, "unit_norm")
+    assert rl_crop.PruningCallback(0.9, recipe="pat_magnitude", schedule="iterative").recipe.inner == "halving"
+    with pytest.raises(PruningError, match="a course of its own"):
+        rl_crop.PruningCallback(0.9, recipe="rigl", schedule="one_shot")
+    with pytest.raises(PruningError, match="schedule='twice' is not one of"):
+        rl_crop.PruningCallback(0.9, recipe="pat_taylor", schedule="twice")
+    own = rl_crop.PruningCallback(0.9, recipe=rl_crop.recipes["snap"], criterion="magnitude", scope="layer")
+    assert own.recipe is None and own.settings["criterion"] == "magnitude" and own.settings["scope"] == "layer"
+
+
+def test_every_cut_of_a_gradual_recipe_is_in_the_history(often):
+    model, seen = ppo(), []
+    recipe = dataclasses.replace(rl_crop.recipes["pat_magnitude"], schedule="gradual", until=0.8)
+
+    def look():
+        seen.append((sum(p.numel() for p in model.policy.parameters()), *getattr(model, "pruning_history", [])))
+
+    model.learn(1024, callback=[rl_crop.PruningCallback(0.8, recipe=recipe, **SMALL), Watch(look)])
+    before = seen[0][0]
+    for size, *events in seen:
+        assert (size < before) == bool(events) and all(event["n_params_after"] == size for event in events)
+    assert len({size for size, *_ in seen}) >= 3 and model.pruning_history[-1]["finished"]
+
+
 def test_what_does_not_fit_is_refused():
     for name in ("ltr", "random_candidates", "gbn", "stamp", "hydra", "early_exits"):
         with pytest.raises(PruningError, match=r"rl_crop\.run_recipe"):
@@ -266,13 +292,15 @@ def test_whole_runs_by_drivers(name):
 def test_learning_rates_follow_the_whole_run_in_its_parts(make, tmp_path):
     env = Monitor(gym.make("CartPole-v1" if make is ppo else "Pendulum-v1"))
     agent = (ppo if make is ppo else frequent_sac)(learning_rate=lambda left: left)
-    played, rates = AgentTask(agent, 640, eval_env=env, batch_size=32), []
+    saved = Watch(lambda: agent.save(tmp_path / "agent"))
+    played, rates = AgentTask(agent, 640, eval_env=env, batch_size=32, callback=[saved]), []
     for _ in range(5):
         played.train(0.2)
         rates.append(played.optimizers[0].param_groups[0]["lr"])
-        played.agent.save(tmp_path / "agent")
     assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0], abs=0.02)
-    type(played.agent).load(tmp_path / "agent", env=played.agent.get_env()).learn(64)
+    again = type(agent).load(tmp_path / "agent", env=agent.get_env())
+    again.learn(256)
+    assert again._current_progress_remaining == pytest.approx(0.0, abs=0.02)
 
 
 def test_candidates_need_somewhere_to_play():
