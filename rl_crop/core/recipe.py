@@ -144,8 +144,7 @@ class Recipe:
             "fate='shrink'": self.fate == "shrink" and self.criterion != "magnitude" and "it needs criterion='magnitude'.",
             "perturbation='gate_l1'": gates and self.driver != "tick_tock" and "it needs driver='tick_tock'.",
             f"driver={self.driver!r}": of_units != units and f"it needs structured={not units}.",
-            f"driver={self.driver!r} with fate={self.fate!r}": goes_back
-            and "it goes back to earlier weights: use 'zero'.",
+            f"driver={self.driver!r} with fate={self.fate!r}": goes_back and "it goes back to earlier weights: use 'zero'.",
             "min_units": not units and isinstance(self.option("min_units"), float) and "of weights it must be an integer.",
             "when='epi'": self.when == "epi" and not units and "it compares counts of units.",
             "schedule='alternating'": self.schedule == "alternating" and self.fate != "revive" and "it needs fate='revive'.",
