@@ -152,12 +152,12 @@ class _removals_by_share:  # noqa: N801
     """Step n removes the share n / N of the units of every group, rounded up, N being the widest group."""
 
     def __init__(self, groups: Sequence[UnitGroup], floor: Widths) -> None:
-        self.groups, self.floor = groups, floor
+        self.groups, self.removable = groups, {group.name: group.n_units - floor[group.name] for group in groups}
         self.widest = max((group.n_units for group in groups), default=0)
 
     def __len__(self) -> int:
         return self.widest + 1
 
     def __call__(self, step: int) -> dict[str, int]:
-        removable = {group.name: group.n_units - self.floor[group.name] for group in self.groups}
-        return {g.name: min(-(-step * g.n_units // self.widest), removable[g.name]) if self.widest else 0 for g in self.groups}
+        shares = {group.name: -(-step * group.n_units // self.widest) if self.widest else 0 for group in self.groups}
+        return {name: min(share, self.removable[name]) for name, share in shares.items()}

@@ -109,7 +109,7 @@ class Masked(Fate):
         subject, first = run.subject_of(batches()), run.masks is None
         with Transaction() as transaction:
             masks = self._held(subject, transaction)
-            names = [name for network in run.targets for name in run.weights.within(network)]
+            names = run.targeted
             restores = recipe.fate == "revive" and recipe.inner != "none"  # a step may bring back what an earlier one masked
             dense = [{name: copy[name].data for name in names if name in copy} for copy in masks.copies if restores]
             if first and recipe.regrow != "none":  # what regrows begins with a random mask
@@ -226,8 +226,7 @@ class Penalised(Masked):
         split = EQUAL if equal else 0.0
         step, steps = x - self.x, dict(run.steps)
         if x < split:
-            names = [name for network in run.targets for name in run.weights.within(network)]
-            self.keep = {name: th.zeros_like(run.tensors[name], dtype=th.bool) for name in names}
+            self.keep = {name: th.zeros_like(run.tensors[name], dtype=th.bool) for name in run.targeted}
             self._grow(x / split, step / split, lambda share: 1.0 - equal * share**2)
         else:
             first = not self.scores

@@ -163,6 +163,11 @@ class SparseTraining:
         self._perturbation.close()
 
     @property
+    def targeted(self) -> list[str]:
+        """Names of the weights of the networks that are to be pruned."""
+        return [name for network in self.targets for name in self.weights.within(network)]
+
+    @property
     def draw(self) -> int:
         """The seed of the next change."""
         return self.seed + self._n_changes
@@ -190,8 +195,7 @@ class SparseTraining:
     def _perturb(self) -> None:
         """Switch on what acts on weights while they are trained."""
         if self.recipe.perturbation == "bridgeout":
-            names = [name for network in self.targets for name in self.weights.within(network)]
-            self._perturbation.enter_context(bridgeout(self._root, names))
+            self._perturbation.enter_context(bridgeout(self._root, self.targeted))
 
     def _after_step(self, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self.steps[id(optimizer)] = self.steps.get(id(optimizer), 0) + 1

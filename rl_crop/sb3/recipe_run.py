@@ -92,10 +92,13 @@ def scheduled(recipe: Recipe, own: Mapping[str, Any]) -> Recipe:
         return recipe
     if recipe.schedule not in ("once", "gradual") or recipe.fate not in ("removed", "zero"):
         raise PruningError(f"{asked}: this recipe has a course of its own; `when` and `until` say where it begins and ends.")
-    check_choices({"schedule": (own.get("schedule", "gradual"), SCHEDULES)})
-    inner = {"one_shot": "none", "iterative": "halving"}.get(own.get("schedule", ""), recipe.inner)
-    schedule = {"one_shot": "once", "iterative": "once"}.get(own.get("schedule", ""), "gradual")
-    return replace(recipe, schedule=schedule, inner=inner, options=dict(recipe.options) | {"n_events": own.get("n_events", 4)})
+    schedule, inner = recipe.schedule, recipe.inner
+    if "schedule" in own:
+        check_choices({"schedule": (own["schedule"], SCHEDULES)})
+        schedule = "gradual" if own["schedule"] == "gradual" else "once"
+        inner = "halving" if own["schedule"] == "iterative" else "none"
+    options = dict(recipe.options) | {"n_events": own.get("n_events", recipe.option("n_events"))}
+    return replace(recipe, schedule=schedule, inner=inner, options=options)
 
 
 def needs_engine(recipe: Recipe) -> bool:
