@@ -1,6 +1,6 @@
-"""When the automatic triggers cut: both of them, on every task, over several seeds.
+"""When the automatic triggers cut: all of them, on every task, over several seeds.
 
-Dense runs are watched until both triggers have fired. Writes one JSON file a task and prints a Markdown table. A task whose
+Dense runs are watched until all triggers have fired. Writes one JSON file a task and prints a Markdown table. A task whose
 file holds a seed already does not run it again.
 
 Example::
@@ -32,11 +32,13 @@ class Args:
     seeds: int = 5
     """Seeds 0, 1, … of each task."""
     sparsity: float = 0.95
-    """Of the proposals that the early pruning indicator compares."""
+    """Of the proposals that the early pruning indicator compares, and of the paper's rule."""
     earliest: float = 0.1
     """No cut before this share of the run."""
     latest: float = 0.3
     """A cut at this share of the run at the latest."""
+    kappa: tuple[float, ...] = (0.3, 0.03)
+    """Values of κ to watch `lazy` with."""
     out: Path = Path("docs/results/prune_times")
     """Where the results go."""
 
@@ -50,7 +52,7 @@ def watch(path: Path, seed: int, args: Args) -> dict[str, Any]:
     """
     config = load_config(path)
     env = build_env(config, seed)
-    recorder = PruneTimeRecorder(args.sparsity, args.earliest, args.latest, config.n_timesteps)
+    recorder = PruneTimeRecorder(args.sparsity, args.earliest, args.latest, config.n_timesteps, args.kappa)
     build_model(config, env, seed).learn(config.n_timesteps, callback=recorder)
     env.close()
     return recorder.fired
@@ -62,7 +64,8 @@ def main(args: Args) -> None:
     for path in args.configs:
         n_timesteps = load_config(path).n_timesteps
         target = args.out / f"{path.stem}.json"
-        settings = {"sparsity": args.sparsity, "earliest": args.earliest, "latest": args.latest, "n_timesteps": n_timesteps}
+        settings: dict[str, Any] = {name: getattr(args, name) for name in ("sparsity", "earliest", "latest")}
+        settings |= {"kappa": list(args.kappa), "n_timesteps": n_timesteps}
         found = read_json(target) if target.exists() else {}
         seeds = found.get("seeds", {}) if found.get("settings") == settings else {}
         for seed in range(args.seeds):

@@ -10,6 +10,7 @@ from rl_crop.core.criteria import BY_UNIT
 from rl_crop.core.errors import PruningError
 from rl_crop.core.scoring import Criterion
 from rl_crop.core.settings import check_choices
+from rl_crop.core.triggers import SETTLED
 
 SCOPES = ("network", "layer", "er", "erk", "global")
 SCHEDULES = ("once", "gradual", "cubic", "alternating", "constant")
@@ -39,6 +40,7 @@ OPTIONS: dict[str, Any] = {
     "alpha": 0.95,  # what fate="shrink" multiplies losers by at every step
     "equal": 0.0,  # share of every weight's size that fate="growing_l2" takes before it chooses (GReg-2)
     "threshold": 0.983,  # of when="epi"
+    "kappa": SETTLED,  # of when="lazy"
     "earliest": 0.0,  # share of the run before which a trigger does not fire
     "latest": 0.5,  # share of the run at which a trigger fires at the latest
     "shuffle": False,  # keep as many in each layer as the criterion says, chosen at random

@@ -104,7 +104,7 @@ class SparseTraining:
             self._trigger = EarlyPruningIndicator(recipe.option("threshold"))
         elif isinstance(recipe.when, str):
             watched = {name: list(self.weights.within(name).values()) for name in targets if name in self.weights.names}
-            self._trigger = weight_trigger(recipe.when, watched, targets, recipe.structured)
+            self._trigger = weight_trigger(recipe.when, watched, targets, recipe.structured, recipe.option("kappa"))
         if not recipe.structured and (recipe.criterion == "relative_change" or callable(recipe.criterion)):
             self.initial = {name: tensor.detach().clone() for name, tensor in self.weights.tensors.items()}
         self._optimizers = tuple(subject.optimizers)

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -88,13 +89,16 @@ class LazyTrigger(_Watch):
     every reinforcement-learning run; the ratio does.)
 
     :param parameters: by network, the prunable parameters.
-    :param kappa: κ.
+    :param kappa: κ, in (0, 1].
     :param patience: checks running.
+    :raises PruningError: κ is not.
     """
 
     counters = ("distance", "largest", "below", "ratio")
 
     def __init__(self, parameters: Mapping[str, Sequence[th.Tensor]], kappa: float = SETTLED, patience: int = 3) -> None:
+        if not _is_share(kappa):
+            raise PruningError(f"kappa={kappa!r} must be a number in (0, 1]: a share of a network's fastest step.")
         super().__init__(parameters)
         self.kappa, self.patience = kappa, patience
         self.largest: dict[str, float]
@@ -166,12 +170,20 @@ class DistanceTrigger(_Watch):
 
 
 def weight_trigger(
-    rule: str, parameters: Mapping[str, Sequence[th.Tensor]], sparsity: float | Mapping[str, float], structured: bool = True
+    rule: str,
+    parameters: Mapping[str, Sequence[th.Tensor]],
+    sparsity: float | Mapping[str, float],
+    structured: bool = True,
+    kappa: float = SETTLED,
 ) -> LazyTrigger | DistanceTrigger:
     """:return: the trigger called ``"lazy"``, ``"distance"`` or ``"distance_released"``, watching from now on."""
     if rule == "lazy":
-        return LazyTrigger(parameters)
+        return LazyTrigger(parameters, kappa)
     return DistanceTrigger(parameters, sparsity, rule == "distance_released", structured)
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) <= 1
 
 
 def _flat(tensors: Sequence[th.Tensor]) -> th.Tensor:

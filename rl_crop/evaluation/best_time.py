@@ -13,6 +13,8 @@ from rl_crop.evaluation.statistics import (
 )
 
 AUTOMATIC = ("lazy", "epi")
+OF_TIME = ("when", "kappa", "earliest", "latest")
+"""What arms that differ in the prune time alone differ in."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def time_families(scores: Scores, task: str) -> list[TimeFamily]:
         pruning = runs[0].pruning if runs else None
         if pruning is None or pruning.get("schedule") == "gradual":
             continue
-        same = json.dumps({key: value for key, value in pruning.items() if key != "when"}, sort_keys=True)
+        same = json.dumps({key: value for key, value in pruning.items() if key not in OF_TIME}, sort_keys=True)
         family = families.setdefault((sparsity, same), TimeFamily(sparsity))
         (family.automatic if pruning.get("when", AUTOMATIC[0]) in AUTOMATIC else family.fixed).append(arm)
     return list(families.values())

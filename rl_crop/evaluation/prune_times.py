@@ -1,10 +1,12 @@
 """When the automatic triggers would cut a run, found by watching a dense one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from rl_crop.core.triggers import SETTLED
 from rl_crop.sb3.data import BATCH_SIZE, first_data
 from rl_crop.sb3.prune import plan_policy_pruning, prunable_parameters
 from rl_crop.sb3.timing import TRIGGERS, Timetable
@@ -12,28 +14,34 @@ from rl_crop.sb3.timing import TRIGGERS, Timetable
 
 class PruneTimeRecorder(BaseCallback):
     """
-    Follows both triggers as ``PruningCallback`` does, cuts nothing, and ends training once both have fired.
+    Follows triggers as ``PruningCallback`` does, cuts nothing, and ends training once all have fired.
 
-    :param sparsity: of the proposals that the early pruning indicator compares
+    :param sparsity: of the proposals that the early pruning indicator compares, and of the paper's rule
     :param earliest: no cut before this share of the budget
     :param latest: a cut at this share of the budget at the latest
     :param n_timesteps: the budget
+    :param kappas: of ``"lazy"``, which is watched once for each
     """
 
-    def __init__(self, sparsity: float, earliest: float, latest: float, n_timesteps: int) -> None:
+    def __init__(
+        self, sparsity: float, earliest: float, latest: float, n_timesteps: int, kappas: Sequence[float] = (SETTLED,)
+    ) -> None:
         super().__init__()
         self.sparsity = sparsity
         self.earliest, self.latest, self.n_timesteps = earliest, latest, n_timesteps
+        self.kappas = kappas
         self.timetables: dict[str, Timetable] = {}
         self.fired: dict[str, dict[str, Any]] = {}
         self._next_check = 0
 
     def _on_training_start(self) -> None:
         start = first_data(self.model, BATCH_SIZE)
-        for rule in TRIGGERS:
-            timetable = Timetable(rule, self.latest, self.earliest, self.latest, 1, self.n_timesteps, start)
-            self.timetables[rule] = timetable
-            timetable.watch(prunable_parameters(self.model))
+        lazy = [(f"lazy, κ = {kappa:g}", "lazy", kappa) for kappa in self.kappas]
+        for name, rule, kappa in (*lazy, *((rule, rule, SETTLED) for rule in TRIGGERS if rule != "lazy")):
+            bounds = (self.latest, self.earliest, self.latest)
+            timetable = Timetable(rule, *bounds, 1, self.n_timesteps, start, kappa=kappa)
+            self.timetables[name] = timetable
+            timetable.watch(prunable_parameters(self.model), self.sparsity)
 
     def _on_rollout_start(self) -> None:
         if not isinstance(self.model, OnPolicyAlgorithm):

@@ -16,6 +16,7 @@ from rl_crop.core.recipe import Recipe
 from rl_crop.core.schedules import SCHEDULES
 from rl_crop.core.settings import Settings, Target, check_choices, check_counts
 from rl_crop.core.steps import apply_steps, step_targets
+from rl_crop.core.triggers import SETTLED
 from rl_crop.sb3.best_models import keep_dense_best
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, first_data
 from rl_crop.sb3.history import History
@@ -63,6 +64,8 @@ class PruningCallback(BaseCallback):
     :param until: when the last event of a gradual schedule comes; units as for ``when``.
     :param earliest: a trigger cuts at this time at the earliest; same units.
     :param latest: a trigger cuts at this time at the latest; same units.
+    :param kappa: κ of ``"lazy"``, in (0, 1]: a network has settled when its weights have moved less than this share of their
+        fastest step at three checks running.
     :param seed: of everything random; the model's own by default.
     :param recipe: one of ``rl_crop.recipes``, by name: it decides what is not given. Masks that move while the agent trains
         change between rollouts, at least 250 (on-policy) or 1000 (off-policy) optimizer steps apart.
@@ -89,6 +92,7 @@ class PruningCallback(BaseCallback):
         until: float | int = 0.3,
         earliest: float | int = 0.1,
         latest: float | int = 0.3,
+        kappa: float = SETTLED,
         seed: int | None = None,
         recipe: str | Recipe | None = None,
         on_error: str = "raise",
@@ -104,7 +108,7 @@ class PruningCallback(BaseCallback):
         self.n_events = n_events if schedule == "gradual" else 1
         self.n_batches, self.batch_size = n_batches, batch_size
         self.when, self.until, self.earliest, self.latest = when, until, earliest, latest
-        self.seed, self.recipe, self.on_error = seed, recipe, on_error
+        self.kappa, self.seed, self.recipe, self.on_error = kappa, seed, recipe, on_error
         self._run: RecipeRun | None = None
         self.memory = RolloutMemory(0)
         self.timetable: Timetable | None = None
@@ -139,7 +143,7 @@ class PruningCallback(BaseCallback):
         self._history, self._state = History(self.model, own, structured), WatchState(self.model, own, self.settings | about)
         timetable = Timetable(
             self.when, self.until, self.earliest, self.latest, self.n_events, self.model._total_timesteps,
-            first_data(self.model, self.batch_size), self._history.events,
+            first_data(self.model, self.batch_size), self._history.events, self.kappa,
         )  # fmt: skip
         if timetable.finished:
             self._state.clear()

@@ -29,7 +29,7 @@ INTERVALS = {True: 250, False: 1000}
 """Optimizer steps between two changes of masks, at least: of on-policy algorithms, and of others."""
 PARTS = ("criterion", "structured", "scope", "compensation")
 """Arguments of the callback that are parts of a recipe. (Times can be in timesteps: they wait for the start of training.)"""
-OPTIONS = ("earliest", "latest", "min_units", "n_batches")
+OPTIONS = ("kappa", "earliest", "latest", "min_units", "n_batches")
 """Options of a recipe that are arguments of the callback."""
 P = ParamSpec("P")
 
@@ -123,7 +123,7 @@ class RecipeRun:
         self.callback, self.seed = callback, callback._seed
         self.model, self.memory = callback.model, callback.memory
         times = {name: self._share(getattr(callback, name)) for name in ("when", "until", "earliest", "latest")}
-        options = {**recipe.options, "earliest": times.pop("earliest"), "latest": times.pop("latest")}
+        options = {**recipe.options, **{name: times.pop(name) for name in ("earliest", "latest")}, "kappa": callback.kappa}
         self.recipe = recipe = replace(recipe, **times, options=options)
         sparsity = target_by_network(callback.sparsity, callback.networks)
         settings = {name: callback.settings[name] for name in ("budget", "min_units")}

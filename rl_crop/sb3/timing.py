@@ -10,7 +10,7 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan
 from rl_crop.core.schedules import gradual_sparsities, relative_sparsity
 from rl_crop.core.settings import Target
-from rl_crop.core.triggers import DistanceTrigger, EarlyPruningIndicator, LazyTrigger, weight_trigger
+from rl_crop.core.triggers import SETTLED, DistanceTrigger, EarlyPruningIndicator, LazyTrigger, weight_trigger
 
 TRIGGERS = ("lazy", "epi", "distance", "distance_released")
 CHECKS = 200
@@ -34,6 +34,7 @@ class Timetable:
     :param n_events: number of events.
     :param budget: timesteps at which training ends.
     :param not_before: there is no data before this time; bounds that lie earlier are moved to it.
+    :param kappa: what a network's step has to stay below where ``when`` is ``"lazy"``.
     :param past: events that have happened already, as they are recorded in ``model.pruning_history``.
     :raises PruningError: a time is none of these.
     """
@@ -48,7 +49,9 @@ class Timetable:
         budget: int,
         not_before: int = 0,
         past: Sequence[Mapping[str, Any]] = (),
+        kappa: float = SETTLED,
     ) -> None:
+        self.kappa = kappa
         self.n_events, self.budget, self.not_before = n_events, budget, not_before
         self.rule = when if isinstance(when, str) else "fixed"
         if isinstance(when, str) and when not in TRIGGERS:
@@ -85,7 +88,7 @@ class Timetable:
     def watch(self, parameters: Mapping[str, Sequence[th.Tensor]], sparsity: Target = 0.9, structured: bool = True) -> None:
         """Start to watch these parameters, by network, where a trigger needs it; the rest is for distances."""
         if self.rule not in ("fixed", "epi") and self.first is None:
-            self._weights = weight_trigger(self.rule, parameters, sparsity, structured)
+            self._weights = weight_trigger(self.rule, parameters, sparsity, structured, self.kappa)
 
     @property
     def finished(self) -> bool:

@@ -95,6 +95,12 @@ def test_kappa_sets_how_lazy():
     assert fired == sorted(fired) and len(set(fired)) == 3
 
 
+@pytest.mark.parametrize("kappa", [0, 1.5, -0.1, True, float("nan"), "lazy"])
+def test_kappa_is_a_share(kappa):
+    with pytest.raises(PruningError, match="kappa=.* must be a number in"):
+        watched(kappa)
+
+
 def test_similarity_of_structures():
     assert structure_similarity({"a": 4, "b": 10}, {"a": 4, "b": 10}) == 1.0
     assert structure_similarity({"a": 4, "b": 10}, {"a": 12, "b": 10}) == pytest.approx(1 - 0.5 * 8 / 16)

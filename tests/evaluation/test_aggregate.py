@@ -129,6 +129,13 @@ def test_the_best_fixed_time_is_chosen_on_half_the_seeds_and_tested_on_the_other
     assert (found.automatic_iqm, found.chosen_iqm, found.probability) == (7.0, 5.0, 3 / 4)
 
 
+def test_bounds_and_kappa_are_part_of_the_prune_time():
+    arms = {("a", "auto", "0.9"): [5, 6], ("a", "slower", "0.9"): [7, 8], ("a", "at_10", "0.9"): [1, 9]}
+    times = {"auto": {"when": "lazy"}, "slower": {"when": "lazy", "kappa": 0.03, "earliest": 0.2}, "at_10": {"when": 0.1}}
+    found = compare_times(make_scores(arms, settings=times), "a")
+    assert [(one.automatic, one.fixed) for one in found] == [("auto", ("at_10",)), ("slower", ("at_10",))]
+
+
 def test_no_comparison_of_times_without_fixed_ones():
     scores = make_scores({("a", "auto", "0.9"): [5, 6], ("a", "dense", "0"): [1, 2]}, settings={"auto": {"when": "lazy"}})
     assert compare_times(scores, "a") == []

@@ -46,6 +46,8 @@ BAD_FOR_THE_CALLBACK = [
     ({"when": None}, "when=None"),
     ({"earliest": 0.5, "latest": 0.2}, "earliest .* is after latest"),
     ({"earliest": "start"}, "earliest='start'"),
+    ({"kappa": 0}, "kappa=0 .*share"),
+    ({"kappa": "slow"}, "kappa='slow'"),
     ({"schedule": "gradual", "when": 0.5, "until": 0.2}, "until .* is before when"),
     ({"schedule": "gradual", "n_events": 0}, "n_events"),
     ({"n_batches": 0}, "n_batches"),

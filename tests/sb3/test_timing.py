@@ -5,6 +5,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 import rl_crop
+from rl_crop.core.recipe import Recipe
 from rl_crop.core.schedules import gradual_sparsities
 from rl_crop.sb3.timing import Timetable
 from tests.sb3.agents import AGENTS, SCORING, equal, ppo, sac
@@ -141,6 +142,19 @@ def test_latest_is_met_where_the_weights_do_not_settle(name):
     model = AGENTS[name]().learn(640, callback=callback)
     [event] = model.pruning_history
     assert 576 <= event["timesteps"] <= 576 + 128 and event["decided_by"] in ("latest", "earliest")
+
+
+@pytest.mark.parametrize(
+    "recipe", [None, Recipe(when="lazy", schedule="cubic", fate="growing_l2", until=0.9)], ids=["", "engine"]
+)
+def test_kappa_says_how_slow_is_settled(recipe):
+    decided = {}
+    for kappa in (0.9, 1e-9):
+        model = ppo(learning_rate=lambda left: 1e-3 * left**8)
+        bounds = {"earliest": 0.0, "latest": 0.5, "when": "lazy", "kappa": kappa}
+        model.learn(64 * 20, callback=rl_crop.PruningCallback(0.5, recipe=recipe, verbose=0, **bounds, **SCORING))
+        decided[kappa] = model.pruning_history[-1]["decided_by"]
+    assert decided == {0.9: "lazy", 1e-9: "latest"}
 
 
 def test_epi_fires_on_stable_proposals():
