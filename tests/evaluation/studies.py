@@ -5,9 +5,9 @@ from rl_crop.evaluation.scores import Scores
 from rl_crop.files import write_json
 
 
-def make_run(task, arm, sparsity, seed, score, when=None, cut=None, env="CartPole-v1"):
-    """A run with the given final return; ``when`` is the pruning callback's, ``cut`` the share at which it cut."""
-    pruning = None if when is None else {"criterion": "crop", "when": when}
+def make_run(task, arm, sparsity, seed, score, when=None, cut=None, env="CartPole-v1", **bounds):
+    """A run with the given final return; ``when`` and ``bounds`` are the pruning callback's, ``cut`` the share at which it cut."""
+    pruning = None if when is None else {"criterion": "crop", "when": when, **bounds}
     width = 64 if sparsity == "0" else 6 + seed
     return Run(
         Key(task, arm, sparsity, seed), env, {}, 1000, score, score - 1, (500, 1000), (score / 2, score), 10 * width,
