@@ -6,7 +6,7 @@ from rl_crop.files import write_json
 
 
 def make_run(task, arm, sparsity, seed, score, when=None, cut=None, env="CartPole-v1", **bounds):
-    """A run with the given final return; ``when`` and ``bounds`` are the pruning callback's, ``cut`` the share at which it cut."""
+    """A run with the given final return; ``when`` and ``bounds`` are the callback's, ``cut`` the share at which it cut."""
     pruning = None if when is None else {"criterion": "crop", "when": when, **bounds}
     width = 64 if sparsity == "0" else 6 + seed
     return Run(
