@@ -66,8 +66,8 @@ def load_study(path: str | Path) -> list[Cell]:
     The file holds ``tasks`` (name → ``config``, a file beside the study's of an agent or of a supervised run, with
     ``overrides`` for its keys and ``pruning`` for settings that its pruned arms share), ``arms`` (name → ``dense``, or
     ``pruning`` of the configuration, or ``widths_of: <arm>`` for a dense network with the widths that another arm ended
-    with), ``recipes`` (``all``, or names: an arm of its name for each), ``sparsities`` and ``seeds``; a task may have
-    sparsities and seeds of its own, and name the ``arms`` that it takes part with.
+    with), ``recipes`` (``all``, or names: an arm of its name for each, unless ``arms`` has one), ``sparsities`` and
+    ``seeds``; a task may have sparsities and seeds of its own, and name the ``arms`` that it takes part with.
 
     :param path: a YAML file
     :return: its cells, in the order of the file; a cell stands behind the cell that it depends on
@@ -79,7 +79,8 @@ def load_study(path: str | Path) -> list[Cell]:
     for key in ("tasks", "arms"):
         if not isinstance(study.get(key), Mapping):
             raise ConfigError(f"{path}: the key `{key}` must be a mapping from names to settings")
-    all_arms = study["arms"] | _recipe_arms(study.get("recipes") or [])
+    recipes = _recipe_arms(study.get("recipes") or [])
+    all_arms = study["arms"] | recipes | study["arms"]  # in this order, and what is written out wins
     cells: list[Cell] = []
     for task, settings in study["tasks"].items():
         _check_keys(settings, _TASK_KEYS, f"{path}: tasks.{task}")

@@ -56,6 +56,14 @@ def test_the_study_of_recipes_has_all_of_them_on_every_task():
     assert len({cell.name for cell in cells}) == len(cells) == 3 * 5 * (1 + 4 * (len(arms) - 1))
 
 
+def test_an_arm_that_is_written_out_stands_for_the_recipe_of_its_name(load):
+    usual = load()
+    cells = load(STUDY | {"arms": STUDY["arms"] | {"imp": {"recipe": "imp", "rate": 0.3}}})
+    assert len(cells) == len(usual)
+    assert {cell.arm for cell in cells if cell.name not in {one.name for one in usual}} == {"imp"}
+    assert [cell.config.pruning["rate"] for cell in cells if cell.arm == "imp"] == [0.3, 0.3]
+
+
 def test_a_recipe_that_is_not_known_is_named(load):
     with pytest.raises(ConfigError, match="rigel"):
         load(STUDY | {"recipes": ["rigel"]})
