@@ -10,7 +10,7 @@ import torch as th
 
 from rl_crop.core.errors import PruningError
 
-SETTLED = 0.3
+SETTLED = 0.03
 """Default κ of :class:`LazyTrigger`."""
 STABLE = 0.983
 """Threshold of :class:`EarlyPruningIndicator` for proposals by magnitude (by gradient 0.944)."""

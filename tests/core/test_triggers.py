@@ -54,7 +54,7 @@ def test_a_trigger_goes_on_from_the_state_of_another(stop):
     trigger, weights = watched(names=("actor", "critic"))
     assert run(trigger, weights, steps(0), checks=stop) is None
     state = trigger.state_dict()
-    other = LazyTrigger({name: [tensor] for name, tensor in weights.items()})
+    other = LazyTrigger({name: [tensor] for name, tensor in weights.items()}, trigger.kappa)
     other.load_state_dict(state)
     assert run(other, weights, steps(stop)) == 14 - stop  # and the first one has not moved
     assert other.distance != trigger.distance == state["distance"]
