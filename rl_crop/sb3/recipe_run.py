@@ -123,7 +123,8 @@ class RecipeRun:
         self.callback, self.seed = callback, callback._seed
         self.model, self.memory = callback.model, callback.memory
         times = {name: self._share(getattr(callback, name)) for name in ("when", "until", "earliest", "latest")}
-        options = {**recipe.options, **{name: times.pop(name) for name in ("earliest", "latest")}, "kappa": callback.kappa}
+        bounds = {"earliest": times.pop("earliest"), "latest": times.pop("latest"), "kappa": callback.kappa}
+        options = {**recipe.options, **bounds}
         self.recipe = recipe = replace(recipe, **times, options=options)
         sparsity = target_by_network(callback.sparsity, callback.networks)
         settings = {name: callback.settings[name] for name in ("budget", "min_units")}
