@@ -97,10 +97,8 @@ class LazyTrigger(_Watch):
     counters = ("distance", "largest", "below", "ratio")
 
     def __init__(self, parameters: Mapping[str, Sequence[th.Tensor]], kappa: float = SETTLED, patience: int = 3) -> None:
-        if not _is_share(kappa):
-            raise PruningError(f"kappa={kappa!r} must be a number in (0, 1]: a share of a network's fastest step.")
         super().__init__(parameters)
-        self.kappa, self.patience = kappa, patience
+        self.kappa, self.patience = check_kappa(kappa), patience
         self.largest: dict[str, float]
         self.below: dict[str, int]
         self.ratio: dict[str, float] = dict.fromkeys(self.parameters, 1.0)
@@ -182,8 +180,15 @@ def weight_trigger(
     return DistanceTrigger(parameters, sparsity, rule == "distance_released", structured)
 
 
-def _is_share(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) <= 1
+def check_kappa(kappa: Any) -> float:
+    """
+    :param kappa: κ of :class:`LazyTrigger`.
+    :return: the same.
+    :raises PruningError: it is no number in (0, 1].
+    """
+    if not isinstance(kappa, Real) or isinstance(kappa, bool) or not 0 < float(kappa) <= 1:
+        raise PruningError(f"kappa={kappa!r} must be a number in (0, 1]: a share of a network's fastest step.")
+    return float(kappa)
 
 
 def _flat(tensors: Sequence[th.Tensor]) -> th.Tensor:

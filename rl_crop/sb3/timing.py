@@ -10,7 +10,14 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.plan import PruningPlan
 from rl_crop.core.schedules import gradual_sparsities, relative_sparsity
 from rl_crop.core.settings import Target
-from rl_crop.core.triggers import SETTLED, DistanceTrigger, EarlyPruningIndicator, LazyTrigger, weight_trigger
+from rl_crop.core.triggers import (
+    SETTLED,
+    DistanceTrigger,
+    EarlyPruningIndicator,
+    LazyTrigger,
+    check_kappa,
+    weight_trigger,
+)
 
 TRIGGERS = ("lazy", "epi", "distance", "distance_released")
 CHECKS = 200
@@ -51,7 +58,7 @@ class Timetable:
         past: Sequence[Mapping[str, Any]] = (),
         kappa: float = SETTLED,
     ) -> None:
-        self.kappa = kappa
+        self.kappa = check_kappa(kappa)  # also where a fixed time needs none: a typing error is said at the start
         self.n_events, self.budget, self.not_before = n_events, budget, not_before
         self.rule = when if isinstance(when, str) else "fixed"
         if isinstance(when, str) and when not in TRIGGERS:

@@ -48,6 +48,7 @@ BAD_FOR_THE_CALLBACK = [
     ({"earliest": "start"}, "earliest='start'"),
     ({"kappa": 0}, "kappa=0 .*share"),
     ({"kappa": "slow"}, "kappa='slow'"),
+    ({"kappa": 3, "when": 0.5}, "kappa=3 .*share"),
     ({"schedule": "gradual", "when": 0.5, "until": 0.2}, "until .* is before when"),
     ({"schedule": "gradual", "n_events": 0}, "n_events"),
     ({"n_batches": 0}, "n_batches"),
