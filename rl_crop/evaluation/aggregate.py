@@ -133,12 +133,13 @@ def summaries(scores: Scores, task: str) -> list[ArmSummary]:
     return [summarise(scores, task, arm, sparsity) for arm, sparsity in scores.results.groups(task)]
 
 
-def sparsities(scores: Scores) -> list[str]:
+def sparsities(scores: Scores, task: str | None = None) -> list[str]:
     """
     :param scores: the study
-    :return: the sparsities of its pruned arms
+    :param task: one of its tasks, by default all
+    :return: the sparsities of the pruned arms there
     """
-    groups = {group for task in scores.results.tasks for group in scores.results.groups(task)}
+    groups = {group for one in scores.results.tasks if task in (None, one) for group in scores.results.groups(one)}
     return sorted({sparsity for arm, sparsity in groups if arm != DENSE})
 
 

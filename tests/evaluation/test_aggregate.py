@@ -76,7 +76,10 @@ def test_a_task_without_a_run_at_a_sparsity_tells_nothing_there():
     scores = make_scores(DENSE | {("a", "crop", "0.9"): [50.0] * 3, ("b", "crop", "actor0.9_critic0.99"): [50.0] * 3})
     verdict = separation(scores, "b", "0.9")
     assert not verdict.separates and "no run at this sparsity" in verdict.reason
-    assert len(study_sections(scores)) == 5  # two sparsities, two tasks, what is missing
+    sections = study_sections(scores)
+    assert len(sections) == 5  # two sparsities, two tasks, what is missing
+    drawn = {section.task: [one.cells.get("sparsity") for one in section.pictures] for section in sections if section.task}
+    assert "0.9" in drawn["a"] and "0.9" not in drawn["b"] and "actor0.9_critic0.99" in drawn["b"]
 
 
 @pytest.mark.parametrize("random,says", [(-10_000.0, True), (0.0, False)])

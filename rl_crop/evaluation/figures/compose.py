@@ -85,7 +85,7 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
         return _finish(figure, task, shown)
 
     def times() -> Any:
-        levels = sparsities(scores) or ["0"]
+        levels = sparsities(scores, task) or ["0"]
         figure, axes = panels(1, len(levels), (6.4 if len(levels) == 1 else 4.4, 4.0), sharey=True)
         for ax, sparsity in zip(axes.flat, levels):
             draw_times(ax, scores, task, sparsity, styles)
@@ -114,7 +114,7 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
                 lambda s=sparsity: _improvements(scores, [task], s, styles, task),  # type: ignore[misc]
                 cells | {"sparsity": sparsity},
             )
-            for sparsity in sparsities(scores)
+            for sparsity in sparsities(scores, task)
         ),
     ]
 
