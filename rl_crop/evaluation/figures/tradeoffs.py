@@ -33,7 +33,8 @@ PARAMETERS = Cost(
 )
 SECONDS = Cost("wall-clock of training with cuts, seconds", lambda run: run.seconds)
 CPU_SECONDS = Cost("processor time of training with cuts, seconds", lambda run: run.cpu_seconds)
-# Arms of one sparsity stand this far apart on a logarithmic axis, in decades, and all of them within the second.
+# Arms of one sparsity stand this far apart on a logarithmic axis, in decades, and all of them within the second, or within
+# what the nearest other sparsity leaves.
 _STEP, _WIDTH = 0.06, 0.34
 
 
@@ -53,10 +54,11 @@ def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, Arm
     if cost.beside:
         axes.set_xscale("log")
     places: dict[str, list[tuple[float, float]]] = {}
+    room = _room(found, cost)
     for summary in found:
         style = styles[summary.arm]
         beside = [other.arm for other in found if other.sparsity == summary.sparsity]
-        shift = 10 ** spread(beside.index(summary.arm), len(beside), _width(len(beside))) if cost.beside else 1.0
+        shift = 10 ** spread(beside.index(summary.arm), len(beside), _width(len(beside), room)) if cost.beside else 1.0
         for run in summary.runs:
             x = cost.of(run) * shift
             axes.plot([x], [run.score], "o", color=style.color, markersize=3.5, alpha=0.4, markeredgewidth=0,
@@ -70,24 +72,39 @@ def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, Arm
         if len(points) > 1:
             axes.plot(*zip(*sorted(points)), color=styles[arm].color, linewidth=0.9, alpha=0.7, gid=tag(arm, "*"))
     if cost.beside:
-        _mark_groups(axes, found, cost)
+        _mark_groups(axes, found, cost, room)
         _plain_numbers(axes)
 
 
-def _mark_groups(axes: Any, found: list[ArmSummary], cost: Cost) -> None:
-    # Marks stand beside their true place, so the true place is written below them.
-    for sparsity in dict.fromkeys(summary.sparsity for summary in found if summary.arm != DENSE):
-        group = [summary for summary in found if summary.sparsity == sparsity]
-        values = [round(cost.of(run)) for summary in group for run in summary.runs]
-        middle, half = float(np.mean(values)), 10 ** (0.5 * _width(len(group)) + _STEP)
+def _costs(found: list[ArmSummary], cost: Cost) -> dict[str, list[float]]:
+    """:return: what every run of the pruned arms costs, by sparsity"""
+    groups: dict[str, list[float]] = {}
+    for summary in found:
+        if summary.arm != DENSE:
+            groups.setdefault(summary.sparsity, []).extend(cost.of(run) for run in summary.runs)
+    return groups
+
+
+def _room(found: list[ArmSummary], cost: Cost) -> float:
+    """:return: decades within which the arms of one sparsity stand"""
+    middles = sorted(float(np.mean(values)) for values in _costs(found, cost).values())
+    gaps = [float(np.log10(after / before)) for before, after in zip(middles, middles[1:])]
+    return min([_WIDTH, *(max(gap - 2.2 * _STEP, 0.0) for gap in gaps)])
+
+
+def _width(n_arms: int, room: float) -> float:
+    return min(room, _STEP * (n_arms - 1))
+
+
+def _mark_groups(axes: Any, found: list[ArmSummary], cost: Cost, room: float) -> None:
+    # Marks stand beside their true place, so the true place is written above them.
+    for sparsity, costs in _costs(found, cost).items():
+        n_arms = sum(summary.sparsity == sparsity for summary in found)
+        middle, half = float(np.mean(costs)), 10 ** (0.5 * _width(n_arms, room) + _STEP)
         axes.axvspan(middle / half, middle * half, color="#F2F2F2", zorder=0, linewidth=0, gid=tag("*", sparsity))
-        text = f"{percent(sparsity)}: {extent(values)}"
-        place = {"xycoords": ("data", "axes fraction"), "ha": "center", "fontsize": 8, "color": "#444444"}
+        text = f"{percent(sparsity)}\n{extent([round(value) for value in costs])}"
+        place = {"xycoords": ("data", "axes fraction"), "ha": "center", "fontsize": 7, "color": "#444444"}
         axes.annotate(text, (middle, 1.01), gid=tag("*", sparsity), **place)
-
-
-def _width(n_arms: int) -> float:
-    return min(_WIDTH, _STEP * (n_arms - 1))
 
 
 def _plain_numbers(axes: Any) -> None:
