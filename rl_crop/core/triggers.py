@@ -97,8 +97,8 @@ class LazyTrigger(_Watch):
     counters = ("distance", "largest", "below", "ratio")
 
     def __init__(self, parameters: Mapping[str, Sequence[th.Tensor]], kappa: float = SETTLED, patience: int = 3) -> None:
-        super().__init__(parameters)
         self.kappa, self.patience = check_kappa(kappa), patience
+        super().__init__(parameters)
         self.largest: dict[str, float]
         self.below: dict[str, int]
         self.ratio: dict[str, float] = dict.fromkeys(self.parameters, 1.0)

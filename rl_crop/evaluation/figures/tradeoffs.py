@@ -54,7 +54,8 @@ def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, Arm
     if cost.beside:
         axes.set_xscale("log")
     places: dict[str, list[tuple[float, float]]] = {}
-    room = _room(found, cost)
+    groups = _by_sparsity(found, cost) if cost.beside else {}
+    room = _room(groups)
     for summary in found:
         style = styles[summary.arm]
         beside = [other.arm for other in found if other.sparsity == summary.sparsity]
@@ -72,11 +73,11 @@ def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, Arm
         if len(points) > 1:
             axes.plot(*zip(*sorted(points)), color=styles[arm].color, linewidth=0.9, alpha=0.7, gid=tag(arm, "*"))
     if cost.beside:
-        _mark_groups(axes, found, cost, room)
+        _mark_groups(axes, found, groups, room)
         _plain_numbers(axes)
 
 
-def _costs(found: list[ArmSummary], cost: Cost) -> dict[str, list[float]]:
+def _by_sparsity(found: list[ArmSummary], cost: Cost) -> dict[str, list[float]]:
     """:return: what every run of the pruned arms costs, by sparsity"""
     groups: dict[str, list[float]] = {}
     for summary in found:
@@ -85,20 +86,21 @@ def _costs(found: list[ArmSummary], cost: Cost) -> dict[str, list[float]]:
     return groups
 
 
-def _room(found: list[ArmSummary], cost: Cost) -> float:
+def _room(groups: Mapping[str, list[float]]) -> float:
     """:return: decades within which the arms of one sparsity stand"""
-    middles = sorted(float(np.mean(values)) for values in _costs(found, cost).values())
-    gaps = [float(np.log10(after / before)) for before, after in zip(middles, middles[1:])]
-    return min([_WIDTH, *(max(gap - 2.2 * _STEP, 0.0) for gap in gaps)])
+    middles = sorted(float(np.mean(costs)) for costs in groups.values())
+    left = [float(np.log10(after / before)) - 2.2 * _STEP for before, after in zip(middles, middles[1:])]
+    # Sparsities of one size (actor 90 %, critic 99 %, and the other way round) overlap anyway: their arms still stand apart.
+    return min([_WIDTH, *(decades for decades in left if decades > 0)])
 
 
 def _width(n_arms: int, room: float) -> float:
     return min(room, _STEP * (n_arms - 1))
 
 
-def _mark_groups(axes: Any, found: list[ArmSummary], cost: Cost, room: float) -> None:
+def _mark_groups(axes: Any, found: list[ArmSummary], groups: Mapping[str, list[float]], room: float) -> None:
     # Marks stand beside their true place, so the true place is written above them.
-    for sparsity, costs in _costs(found, cost).items():
+    for sparsity, costs in groups.items():
         n_arms = sum(summary.sparsity == sparsity for summary in found)
         middle, half = float(np.mean(costs)), 10 ** (0.5 * _width(n_arms, room) + _STEP)
         axes.axvspan(middle / half, middle * half, color="#F2F2F2", zorder=0, linewidth=0, gid=tag("*", sparsity))
