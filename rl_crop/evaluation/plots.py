@@ -45,8 +45,9 @@ def plot_comparison(path: str | Path, reports: Mapping[str, Mapping[str, Any]]) 
     for index, (name, report) in enumerate(reports.items()):
         label = f"{name}: {report['n_params']['total']:,} parameters, final {_final(report)}"
         curve = report["evaluations"]
-        axes.plot(curve["timesteps"], curve["mean_returns"], color=f"C{index}", label=label)
-        _plot_final(axes, report, f"C{index}", None)
+        above = len(reports) - 1 - index  # runs that end alike lie on each other: what is below is drawn wider
+        axes.plot(curve["timesteps"], curve["mean_returns"], color=f"C{index}", label=label, linewidth=1.3 + 1.5 * above)
+        _plot_final(axes, report, f"C{index}", None, size=5 + 3 * above)
     _mark_cuts(axes, cuts)
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
     return write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=200))
@@ -69,10 +70,10 @@ def _final(report: Mapping[str, Any]) -> str:
     return f"{final['mean']:.1f} ± {final['std']:.1f} ({len(final['returns'])} episodes)"
 
 
-def _plot_final(axes: Any, report: Mapping[str, Any], color: str, label: str | None) -> None:
+def _plot_final(axes: Any, report: Mapping[str, Any], color: str, label: str | None, size: float = 5) -> None:
     # The last point lies on the edge of the axes, so it must not be clipped.
     point = (report["n_timesteps"], report["final"]["mean"])
-    axes.plot(*point, "o", color=color, markersize=5, label=label, clip_on=False, zorder=5)
+    axes.plot(*point, "o", color=color, markersize=size, label=label, clip_on=False, zorder=5)
 
 
 def _mark_cuts(axes: Any, cuts: Sequence[Mapping[str, Any]]) -> None:

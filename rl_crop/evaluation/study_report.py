@@ -109,7 +109,7 @@ def write_files(sections: Sequence[Section], folder: Path, title: str) -> list[P
 
 
 def _overall_section(scores: Scores, sparsity: str) -> Section:
-    judged = [separation(scores, task, sparsity) for task in scores.results.tasks]
+    judged = [separation(scores, task, sparsity) for task in scores.results.tasks if sparsity in sparsities(scores, task)]
     tasks = [one.task for one in judged if one.separates]
     name, title = f"overall_{sparsity}", f"Environments together, {percent(sparsity)}"
     if not tasks:
