@@ -20,6 +20,7 @@ from rl_crop.core.triggers import SETTLED
 from rl_crop.sb3.best_models import keep_dense_best
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, first_data
 from rl_crop.sb3.history import History
+from rl_crop.sb3.learning_rate import check_factor, scale_learning_rate
 from rl_crop.sb3.masks import restore_masks
 from rl_crop.sb3.prune import check_criterion, plan_policy_pruning, prunable_parameters, target_by_network
 from rl_crop.sb3.random_search import between_updates, no_longer, refuse_workers
@@ -66,6 +67,8 @@ class PruningCallback(BaseCallback):
     :param latest: a trigger cuts at this time at the latest; same units.
     :param kappa: κ of ``"lazy"``, in (0, 1]: a network has settled when its weights have moved less than this share of their
         fastest step at three checks running.
+    :param learning_rate_factor: the learning rate is multiplied by this at the cut (in equal parts by the events of a gradual
+        schedule), whatever its schedule: an agent that was made narrower may take longer steps (docs/study.md).
     :param seed: of everything random; the model's own by default.
     :param recipe: one of ``rl_crop.recipes``, by name: it decides what is not given. Masks that move while the agent trains
         change between rollouts, at least 250 (on-policy) or 1000 (off-policy) optimizer steps apart.
@@ -93,6 +96,7 @@ class PruningCallback(BaseCallback):
         earliest: float | int = 0.1,
         latest: float | int = 0.3,
         kappa: float = SETTLED,
+        learning_rate_factor: float = 1.0,
         seed: int | None = None,
         recipe: str | Recipe | None = None,
         on_error: str = "raise",
@@ -109,6 +113,7 @@ class PruningCallback(BaseCallback):
         self.n_batches, self.batch_size = n_batches, batch_size
         self.when, self.until, self.earliest, self.latest = when, until, earliest, latest
         self.kappa, self.seed, self.recipe, self.on_error = kappa, seed, recipe, on_error
+        self.learning_rate_factor = learning_rate_factor
         self._run: RecipeRun | None = None
         self.memory = RolloutMemory(0)
         self.timetable: Timetable | None = None
@@ -177,6 +182,10 @@ class PruningCallback(BaseCallback):
         target_by_network(self.sparsity, self.networks)
         check_choices({"schedule": (self.schedule, SCHEDULES), "on_error": (self.on_error, ("raise", "warn"))})
         check_counts({name: getattr(self, name) for name in ("n_events", "n_batches", "batch_size")})
+        if check_factor(self.learning_rate_factor) != 1 and isinstance(self.recipe, Recipe):
+            raise PruningError(
+                "learning_rate_factor does not go with a recipe that moves masks or shrinks weights: it has no one cut."
+            )
 
     def _on_rollout_start(self) -> None:
         if self._run is not None:
@@ -297,6 +306,7 @@ class PruningCallback(BaseCallback):
         report = apply_steps(plan_for, targets, first=plan)
         facts = {"event": event, "n_events": self.n_events, "decided_by": self.timetable.decided_by}
         self._history.add(report, (plan, *applied), **facts)
+        scale_learning_rate(self.model, self.learning_rate_factor ** (1 / self.n_events))
         self.memory.clear()
         self._batches = []
         self.timetable.done()

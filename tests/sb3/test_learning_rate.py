@@ -1,0 +1,100 @@
+"""The learning rate after a cut: at once and to the end, for every schedule, in every optimizer, and in the saved agent."""
+
+import subprocess
+import sys
+
+import pytest
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+
+import rl_crop
+from rl_crop.sb3.subject import algorithm_optimizers
+from tests.sb3.agents import SCORING, ppo, sac
+
+RATES = {
+    "a number": 1e-3,
+    "linear": LinearSchedule(1e-3, 1e-4, 0.8),
+    "constant": FloatSchedule(ConstantSchedule(1e-3)),
+    "a function": lambda progress_remaining: 1e-3 * progress_remaining**2,
+}
+
+
+class Watch(BaseCallback):
+    """The rates that the optimizers have had, and those that the schedule asks for, when a rollout starts."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.given, self.factors = FloatSchedule(rate), {}
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_start(self):
+        optimizers = algorithm_optimizers(self.model)
+        rates = {group["lr"] for optimizer in optimizers for group in optimizer.param_groups}
+        # The last update took place when as much was left as now: progress is counted before it.
+        asked = self.given(1.0 if self.num_timesteps == 0 else self.model._current_progress_remaining)
+        if self.model._n_updates:
+            self.factors[self.num_timesteps] = [rate / asked for rate in sorted(rates)]
+
+
+def pruned(make, rate, **keywords):
+    watch = Watch(rate)
+    callback = rl_crop.PruningCallback(0.6, verbose=0, learning_rate_factor=4.0, **SCORING | keywords)
+    return make(learning_rate=rate).learn(512, callback=[watch, callback]), watch.factors
+
+
+@pytest.mark.parametrize("rate", RATES.values(), ids=RATES)
+@pytest.mark.parametrize("make", [ppo, sac])
+def test_it_is_multiplied_at_the_cut_and_stays_so(make, rate):
+    model, factors = pruned(make, rate, when=256)
+    [event] = model.pruning_history
+    # The rate of the update before the cut is what the optimizers have when the rollout after it starts.
+    assert {now: found for now, found in factors.items() if now <= event["timesteps"]} and event["timesteps"] == 256
+    for now, found in factors.items():
+        assert found == [pytest.approx(4.0 if now > event["timesteps"] else 1.0)], now
+
+
+def test_events_of_a_gradual_schedule_share_it():
+    model, factors = pruned(ppo, 1e-3, schedule="gradual", n_events=2, when=128, until=0.5)
+    first, second = (event["timesteps"] for event in model.pruning_history)
+    assert (first, second) == (128, 256)
+    for now, found in factors.items():
+        assert found == [pytest.approx(1.0 if now <= first else 2.0 if now <= second else 4.0)], now
+
+
+def test_one_leaves_the_users_own_object():
+    rate = RATES["a function"]
+    model = ppo(learning_rate=rate).learn(128, callback=rl_crop.PruningCallback(0.6, when=64, verbose=0, **SCORING))
+    assert model.learning_rate is rate and model.pruning_history
+
+
+def test_a_resumed_run_does_not_multiply_again(tmp_path):
+    model, _ = pruned(ppo, RATES["linear"], when=64)
+    model.save(tmp_path / "agent.zip")
+    callback = rl_crop.PruningCallback(0.6, when=64, verbose=0, learning_rate_factor=4.0, **SCORING)
+    loaded = type(model).load(tmp_path / "agent.zip", env=model.get_env())
+    loaded.learn(256, reset_num_timesteps=False, callback=callback)
+    assert (loaded.learning_rate.start, loaded.learning_rate.end) == (4e-3, 4e-4) and len(loaded.pruning_history) == 1
+
+
+STOCK = """
+import sys
+sys.modules["rl_crop"] = None
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+
+model = PPO.load(sys.argv[1], env=make_vec_env("CartPole-v1"))
+print(model.lr_schedule(1.0), model.lr_schedule(0.5))
+model.learn(64, reset_num_timesteps=False)
+"""
+
+
+@pytest.mark.parametrize("rate", RATES.values(), ids=RATES)
+def test_it_stays_where_rl_crop_is_not_installed(rate, tmp_path):
+    model, _ = pruned(ppo, rate, when=64)
+    model.save(tmp_path / "agent.zip")
+    found = subprocess.run([sys.executable, "-c", STOCK, tmp_path / "agent.zip"], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    expected = [4.0 * FloatSchedule(rate)(progress) for progress in (1.0, 0.5)]
+    assert [float(word) for word in found.stdout.split()] == pytest.approx(expected)
