@@ -68,7 +68,9 @@ class PruningCallback(BaseCallback):
     :param kappa: κ of ``"lazy"``, in (0, 1]: a network has settled when its weights have moved less than this share of their
         fastest step at three checks running.
     :param learning_rate_factor: the learning rate is multiplied by this at the cut (in equal parts by the events of a gradual
-        schedule), whatever its schedule: an agent that was made narrower may take longer steps (docs/study.md).
+        schedule), whatever its schedule: an agent that was made narrower may take longer steps (docs/study.md). An agent has
+        one rate, for all networks and a learned entropy coefficient (TRPO for its critic alone), so that the factors of several
+        callbacks multiply.
     :param seed: of everything random; the model's own by default.
     :param recipe: one of ``rl_crop.recipes``, by name: it decides what is not given. Masks that move while the agent trains
         change between rollouts, at least 250 (on-policy) or 1000 (off-policy) optimizer steps apart.
@@ -183,9 +185,7 @@ class PruningCallback(BaseCallback):
         check_choices({"schedule": (self.schedule, SCHEDULES), "on_error": (self.on_error, ("raise", "warn"))})
         check_counts({name: getattr(self, name) for name in ("n_events", "n_batches", "batch_size")})
         if check_factor(self.learning_rate_factor) != 1 and isinstance(self.recipe, Recipe):
-            raise PruningError(
-                "learning_rate_factor does not go with a recipe that moves masks or shrinks weights: it has no one cut."
-            )
+            raise PruningError("learning_rate_factor does not go with this recipe, which acts between the optimizer's steps.")
 
     def _on_rollout_start(self) -> None:
         if self._run is not None:
@@ -305,8 +305,10 @@ class PruningCallback(BaseCallback):
 
         report = apply_steps(plan_for, targets, first=plan)
         facts = {"event": event, "n_events": self.n_events, "decided_by": self.timetable.decided_by}
-        self._history.add(report, (plan, *applied), **facts)
-        scale_learning_rate(self.model, self.learning_rate_factor ** (1 / self.n_events))
+        n_before = max((past["event"] + 1 for past in self._history.events), default=0)  # at the end, events are passed over
+        factor = float(self.learning_rate_factor) ** ((event + 1 - n_before) / self.n_events)
+        self._history.add(report, (plan, *applied), **facts, learning_rate_factor=factor)
+        scale_learning_rate(self.model, factor)
         self.memory.clear()
         self._batches = []
         self.timetable.done()

@@ -35,18 +35,18 @@ def scale_learning_rate(model: BaseAlgorithm, factor: float) -> None:
     :param factor: what all its optimizers' rates are multiplied by from the next update on.
     """
     if factor != 1:
-        model.learning_rate = _scaled(model.learning_rate, factor)
-        model._setup_lr_schedule()
+        model.lr_schedule = FloatSchedule(_scaled(model.lr_schedule, factor))  # first: a schedule that cannot be raises here
+        model.learning_rate = _scaled(model.learning_rate, factor)  # from which a loaded agent makes its schedule
 
 
 def _scaled(rate: Any, factor: float) -> float | Schedule:
     if isinstance(rate, Real):
         return float(rate) * factor
-    if isinstance(rate, FloatSchedule):
+    if type(rate) is FloatSchedule:
         return _scaled(rate.value_schedule, factor)
-    if isinstance(rate, ConstantSchedule):
+    if type(rate) is ConstantSchedule:
         return ConstantSchedule(rate.val * factor)
-    if isinstance(rate, LinearSchedule):
+    if type(rate) is LinearSchedule:
         return LinearSchedule(rate.start * factor, rate.end * factor, rate.end_fraction)
     scaled: Schedule = _times(rate, factor)
     return scaled

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 import rl_crop
+from rl_crop.sb3.learning_rate import scale_learning_rate
 from rl_crop.sb3.subject import algorithm_optimizers
 from tests.sb3.agents import SCORING, ppo, sac
 
@@ -61,6 +63,42 @@ def test_events_of_a_gradual_schedule_share_it():
     assert (first, second) == (128, 256)
     for now, found in factors.items():
         assert found == [pytest.approx(1.0 if now <= first else 2.0 if now <= second else 4.0)], now
+
+
+def test_events_that_the_end_of_training_passes_over_take_their_part_along():
+    callback = rl_crop.PruningCallback(
+        0.6, schedule="gradual", n_events=4, when=64, until=10_000, verbose=0, learning_rate_factor=16, **SCORING
+    )
+    model = ppo(learning_rate=1e-3).learn(192, callback=callback)
+    assert [event["event"] for event in model.pruning_history] == [0, 3]
+    assert [event["learning_rate_factor"] for event in model.pruning_history] == [2.0, pytest.approx(8.0)]
+    assert model.learning_rate == pytest.approx(16e-3)
+
+
+class Warming(LinearSchedule):
+    """A user's own schedule that derives from one of Stable-Baselines3."""
+
+    def __call__(self, progress_remaining):
+        return min(1.0, 10 * (1.0 - progress_remaining)) * super().__call__(progress_remaining)
+
+
+@pytest.mark.parametrize(
+    "factor", [2, 2.0, np.float32(2.0), np.float16(2.0), np.int64(2)], ids=lambda factor: type(factor).__name__
+)
+@pytest.mark.parametrize("rate", [1e-3, Warming(1e-3, 1e-4, 0.8)], ids=["a number", "a class derived"])
+def test_factors_and_schedules_of_other_classes(rate, factor):
+    model = ppo(learning_rate=rate)
+    model.learn(128, callback=rl_crop.PruningCallback(0.6, when=64, verbose=0, learning_rate_factor=factor, **SCORING))
+    for progress in (1.0, 0.95, 0.4):
+        assert model.lr_schedule(progress) == pytest.approx(2.0 * FloatSchedule(rate)(progress))
+        assert FloatSchedule(model.learning_rate)(progress) == model.lr_schedule(progress)
+
+
+def test_a_rate_that_was_set_in_the_schedule_alone_is_what_is_multiplied():
+    model = ppo(learning_rate=1e-3)
+    model.lr_schedule = FloatSchedule(1e-4)
+    scale_learning_rate(model, 3.0)
+    assert (model.lr_schedule(1.0), model.learning_rate) == (pytest.approx(3e-4), pytest.approx(3e-3))
 
 
 def test_one_leaves_the_users_own_object():
