@@ -269,7 +269,7 @@ class PruningCallback(BaseCallback):
 
     def _event(self) -> int:
         assert self.timetable is not None
-        return self.timetable.n_done
+        return self.timetable.event
 
     def _step_targets(self) -> list[Target]:
         return step_targets(self._targets(self._event()), "iterative" if self.schedule == "iterative" else "one_shot")
@@ -305,8 +305,8 @@ class PruningCallback(BaseCallback):
 
         report = apply_steps(plan_for, targets, first=plan)
         facts = {"event": event, "n_events": self.n_events, "decided_by": self.timetable.decided_by}
-        n_before = max((past["event"] + 1 for past in self._history.events), default=0)  # at the end, events are passed over
-        factor = float(self.learning_rate_factor) ** ((event + 1 - n_before) / self.n_events)
+        # Events that the end of training passes over leave their part to the last one.
+        factor = float(self.learning_rate_factor) ** ((event + 1 - self.timetable.n_done) / self.n_events)
         self._history.add(report, (plan, *applied), **facts, learning_rate_factor=factor)
         scale_learning_rate(self.model, factor)
         self.memory.clear()

@@ -7,13 +7,15 @@ from types import FunctionType
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 from rl_crop.core.errors import PruningError
 
-Schedule = Callable[[float], float]
 # Of no module, so that a saved agent holds the function itself: it has to load where this package is not installed.
-_times = FunctionType((lambda schedule, factor: lambda progress_remaining: factor * schedule(progress_remaining)).__code__, {})
+_times: Callable[[Schedule, float], Schedule] = FunctionType(
+    (lambda schedule, factor: lambda progress_remaining: factor * schedule(progress_remaining)).__code__, {}
+)
 
 
 def check_factor(factor: Any) -> float:
@@ -42,11 +44,11 @@ def scale_learning_rate(model: BaseAlgorithm, factor: float) -> None:
 def _scaled(rate: Any, factor: float) -> float | Schedule:
     if isinstance(rate, Real):
         return float(rate) * factor
+    # Classes of Stable-Baselines3 stay what they are: unlike functions, they load under any version of Python.
     if type(rate) is FloatSchedule:
         return _scaled(rate.value_schedule, factor)
     if type(rate) is ConstantSchedule:
         return ConstantSchedule(rate.val * factor)
     if type(rate) is LinearSchedule:
         return LinearSchedule(rate.start * factor, rate.end * factor, rate.end_fraction)
-    scaled: Schedule = _times(rate, factor)
-    return scaled
+    return _times(rate, factor)

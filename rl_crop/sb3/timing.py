@@ -80,6 +80,7 @@ class Timetable:
         self._every = max(MIN_INTERVAL, budget // CHECKS)
         self._given_up = False
         self._settled_early = False
+        self._at_end = False
         self._weights: LazyTrigger | DistanceTrigger | None = None
         self._indicator = EarlyPruningIndicator()
 
@@ -101,6 +102,11 @@ class Timetable:
     def finished(self) -> bool:
         """Whether no event is left."""
         return self._given_up or self.n_done >= self.n_events
+
+    @property
+    def event(self) -> int:
+        """Number of the next event; the last one where training ends."""
+        return self.n_events - 1 if self._at_end else self.n_done
 
     def interval(self, on_policy: bool) -> int:
         """:return: timesteps from one check to the next."""
@@ -179,11 +185,11 @@ class Timetable:
 
     def done(self) -> None:
         """One event has happened."""
-        self.n_done += 1
+        self.n_done = self.event + 1
 
     def finish(self) -> None:
         """Training ends: what is left happens at once."""
-        self.n_done = self.n_events - 1
+        self._at_end = True
         self.decided_by = "end"
 
     def give_up(self) -> None:

@@ -34,9 +34,8 @@ class Watch(BaseCallback):
     def _on_rollout_start(self):
         optimizers = algorithm_optimizers(self.model)
         rates = {group["lr"] for optimizer in optimizers for group in optimizer.param_groups}
-        # The last update took place when as much was left as now: progress is counted before it.
-        asked = self.given(1.0 if self.num_timesteps == 0 else self.model._current_progress_remaining)
         if self.model._n_updates:
+            asked = self.given(self.model._current_progress_remaining)  # as it was at the last update
             self.factors[self.num_timesteps] = [rate / asked for rate in sorted(rates)]
 
 
