@@ -135,7 +135,7 @@ def test_the_study_of_returns_has_every_arm_for_every_seed():
     assert len({cell.name for cell in cells}) == len(cells)
     runs = Counter((cell.task, cell.sparsity) for cell in cells if cell.sparsity)
     n_arms = dict.fromkeys(("ppo_tracking", "ppo_cartpole", "sac_halfcheetah"), 8)
-    n_arms |= dict.fromkeys(("ppo_acrobot", "ppo_pendulum"), 4)
+    n_arms |= dict.fromkeys(("ppo_acrobot", "ppo_pendulum", "ppo_reacher"), 5)
     n_arms |= {"sac_tracking": 11, "ppo_lunarlander": 11}  # with cuts at other times
     assert runs == {(task, 0.9): n * 5 for task, n in n_arms.items()}
 
