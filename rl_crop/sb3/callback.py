@@ -68,8 +68,8 @@ class PruningCallback(BaseCallback):
     :param kappa: κ of ``"lazy"``, in (0, 1]: a network has settled when its weights have moved less than this share of their
         fastest step at three checks running.
     :param learning_rate_factor: the learning rate is multiplied by this at the cut (in equal parts by the events of a gradual
-        schedule), whatever its schedule: an agent that was made narrower may take longer steps (docs/study.md). An agent has
-        one rate, for all networks and a learned entropy coefficient (TRPO for its critic alone), and the factors of several
+        schedule), whatever its schedule: some narrowed agents gain from longer steps, others fall apart (docs/study.md). One
+        rate serves all networks and a learned entropy coefficient (TRPO: its critic alone), and the factors of several
         callbacks multiply.
     :param seed: of everything random; the model's own by default.
     :param recipe: one of ``rl_crop.recipes``, by name: it decides what is not given. Masks that move while the agent trains
