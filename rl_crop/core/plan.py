@@ -134,6 +134,7 @@ class PruningPlan:
         subject, kind = self.subject, self.settings.compensation
         repairs = [] if kind == "none" else [self._compensator(copy) for copy in subject.copies]
         distillers = [Distiller(copy.tensors, copy.runs) for copy in subject.copies] if kind == "distill" else []
+        restore = subject.remember() if kind != "none" else None
         changed: list[th.Tensor] = []
         seen: set[int] = set()
         for copy in subject.copies:
@@ -146,6 +147,8 @@ class PruningPlan:
             repair.refit(transaction)
         for distiller in distillers:
             distiller.fit(transaction)
+        if restore is not None:
+            restore(transaction)
         if kind in REFITTING:
             forget(transaction, subject.optimizers, subject.parameters_beside(changed))
         subject.after_cut(transaction)
@@ -212,7 +215,9 @@ def _scores(
         slot.tensor: subject.trained.tensors[slot.tensor]
         for group in groups
         for slot in group.slots
-        if isinstance(subject.trained.tensors[slot.tensor], th.nn.Parameter) or slot.role != "along"  # fixed weights: buffers
+        # Fixed weights are buffers.
+        if (isinstance(subject.trained.tensors[slot.tensor], th.nn.Parameter) or slot.role != "along")
+        and slot.tensor not in subject.unscored
     }
     scoring = Scoring(
         groups, parameters, network.loss, network.batches,

@@ -91,8 +91,12 @@ class Subject:
     :param has_observations: whether the runs are made on real observations, or only on inputs of the right shape.
     :param pinned: further functions whose outputs keep their size, by reason.
     :param ties: pairs of (tensor, axis) that hold the same units although no call joins them.
+    :param unscored: parameters that are cut with the units but say nothing of them where they are zero (a ``log_std``), so
+        that they have no part in scores.
     :param whole: modules left whole, as if named in ``ignore``, with the reason.
     :param optimizers: whose state is cut along.
+    :param remember: called before a cut that is compensated; what it returns is called with the transaction once all layers
+        are refitted, and restores what is no layer's output.
     :param after_cut: called with the transaction once everything has its new shape.
     :param applied: called with the report of a plan that was applied by itself.
     """
@@ -104,8 +108,10 @@ class Subject:
     has_observations: bool = True
     pinned: Mapping[str, Run] = field(default_factory=dict)
     ties: tuple[tuple[tuple[str, int], tuple[str, int]], ...] = ()
+    unscored: frozenset[str] = frozenset()
     whole: Mapping[str, str] = field(default_factory=dict)
     optimizers: tuple[th.optim.Optimizer, ...] = ()
+    remember: Callable[[], Callable[[Transaction], None]] = field(default=lambda: lambda transaction: None)
     after_cut: Callable[[Transaction], None] = field(default=lambda transaction: None)
     applied: Callable[[Any], None] = field(default=lambda report: None)
 

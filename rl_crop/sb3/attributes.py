@@ -1,8 +1,5 @@
 """Sizes that Stable-Baselines3 keeps beside the parameters: rewritten so that a pruned agent loads as any other."""
 
-from typing import Any
-
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch.nn.utils import parameters_to_vector
@@ -27,7 +24,7 @@ def rewrite_sizes(transaction: Transaction, policy: BasePolicy, parts: PolicyNet
         else:
             transaction.set_attribute(owner, name, value)
     if parts.noise is not None:
-        _resize_noise(transaction, *parts.noise)
+        parts.noise.resize(transaction)
     rewrite_extractors(transaction, policy, model, list(parts.extractors))
     if model is None:
         return
@@ -39,13 +36,3 @@ def rewrite_sizes(transaction: Transaction, policy: BasePolicy, parts: PolicyNet
             transaction.set_data(parameter, parameter.data.clone())
         transaction.set_attribute(model, "weights", parameters_to_vector(policy.parameters()).detach())
         transaction.set_attribute(model, "n_params", sum(parameter.numel() for parameter in policy.parameters()))
-
-
-def _resize_noise(transaction: Transaction, distribution: Any, log_std: th.Tensor) -> None:
-    """State-dependent exploration noise has a row for every latent feature, and is drawn before the cut."""
-    if distribution.latent_sde_dim == len(log_std):
-        return
-    for name in ("latent_sde_dim", "exploration_mat", "exploration_matrices", "weights_dist"):
-        transaction.set_attribute(distribution, name, getattr(distribution, name))
-    distribution.latent_sde_dim = len(log_std)
-    distribution.sample_weights(log_std, batch_size=len(distribution.exploration_matrices))

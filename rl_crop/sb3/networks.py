@@ -8,6 +8,8 @@ import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from rl_crop.sb3.noise import StateDependentNoise
+
 Objective = Callable[[Any], th.Tensor]
 Forward = Callable[[Any, Any], Any]
 """A function of (observations, actions)."""
@@ -72,7 +74,7 @@ class PolicyNetworks:
     :param pinned: further functions whose outputs keep their size, by reason.
     :param whole: modules that are left whole, with the reason.
     :param ties: slices that are one unit although no call joins them.
-    :param noise: a distribution with state-dependent exploration noise, and its ``log_std``.
+    :param noise: the state-dependent exploration noise of the actor, if it has one.
     :param needs_actions: whether ``forwards`` read actions.
     :param prepare: turns a batch into what the objectives and forwards read.
     :param own: by what they compute, a function of the policy's own and the one that describes it here: they must agree.
@@ -88,7 +90,7 @@ class PolicyNetworks:
     pinned: Mapping[str, Forward] = field(default_factory=dict)
     whole: Mapping[nn.Module, str] = field(default_factory=dict)
     ties: Sequence[Tie] = ()
-    noise: tuple[Any, th.Tensor] | None = None
+    noise: StateDependentNoise | None = None
     needs_actions: bool = False
     prepare: Callable[[Any], Any] = field(default=lambda batch: batch)
     own: Mapping[str, tuple[Forward, Forward]] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """A policy as the core sees it: parameters, runs on stored observations, targets and optimizers that are cut along."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch as th
@@ -72,6 +72,16 @@ def policy_subject(
         copies += _targets(mirror_parts, {id(own[name]): name for name in tensors}, inputs)
     whole = {name: parts.whole[module] for name, module in policy.named_modules() if module in parts.whole}
 
+    def remember() -> Callable[[Transaction], None]:
+        own = [(policy, parts), *mirrored]
+        restores = [of.noise.remember(_runs(of.forwards[:1], inputs)) for _, of in own if of.noise is not None]
+
+        def restore(transaction: Transaction) -> None:
+            for noise in restores:
+                noise(transaction)
+
+        return restore
+
     def after_cut(transaction: Transaction) -> None:
         rewrite_sizes(transaction, policy, parts, model)
         _check_description(policy, parts, inputs)
@@ -88,8 +98,10 @@ def policy_subject(
         bool(samples),
         pinned={why: make_run(forward, inputs) for why, forward in parts.pinned.items()},
         ties=tuple(parts.ties),
+        unscored=frozenset(name for name, tensor in tensors.items() if parts.noise and tensor is parts.noise.log_std),
         whole=whole,
         optimizers=tuple({id(optimizer): optimizer for optimizer in found}.values()),
+        remember=remember,
         after_cut=after_cut,
     )
 

@@ -13,6 +13,7 @@ from torch import nn
 from rl_crop.core.errors import PruningError
 from rl_crop.sb3.batches import needs
 from rl_crop.sb3.networks import Forward, Hyperparameters, Place, PolicyNetworks, Tie, has_parameters, hidden_widths
+from rl_crop.sb3.noise import StateDependentNoise
 
 ONE_SIZE = "Stable-Baselines3 builds actor and critic for one features_dim, also where each has an extractor of its own"
 
@@ -131,7 +132,7 @@ def assemble(
         extractors=[pi_extractor] if shared else [pi_extractor, vf_extractor],
         pinned=pinned,
         ties=ties,
-        noise=(policy.action_dist, policy.log_std) if use_sde else None,
+        noise=StateDependentNoise(policy.action_dist, policy.log_std, policy.action_net) if use_sde else None,
         **more,
     )
 

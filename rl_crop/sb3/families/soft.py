@@ -11,6 +11,7 @@ from torch import nn
 from rl_crop.sb3.batches import needs, td_target
 from rl_crop.sb3.families.critics import places, twins, with_extractors
 from rl_crop.sb3.networks import Hyperparameters, Place, PolicyNetworks, hidden_widths
+from rl_crop.sb3.noise import StateDependentNoise
 
 CriticLoss = Callable[[th.Tensor, th.Tensor, Any], th.Tensor]
 
@@ -84,9 +85,9 @@ def _assemble(policy: Any, actor_loss: Callable[[Any], th.Tensor], critic_loss: 
         return places(policy, net_arch(), [actor])
 
     ties = twins(policy, critic.q_networks)
+    mean, name = (actor.mu[0], "actor.mu.0.weight") if isinstance(actor.mu, nn.Sequential) else (actor.mu, "actor.mu.weight")
     if actor.use_sde:
-        mean = "actor.mu.0.weight" if isinstance(actor.mu, nn.Sequential) else "actor.mu.weight"
-        ties.append(((mean, 1), ("actor.log_std", 0)))
+        ties.append(((name, 1), ("actor.log_std", 0)))
     owners = [actor, critic] if target is None else [actor, critic, target]
     return PolicyNetworks(
         modules=with_extractors(policy, [actor.latent_pi, *heads], list(critic.q_networks)),
@@ -104,7 +105,7 @@ def _assemble(policy: Any, actor_loss: Callable[[Any], th.Tensor], critic_loss: 
                 lambda observations, actions: act(observations, actions)[0].tanh(),
             )
         },
-        noise=(actor.action_dist, actor.log_std) if actor.use_sde else None,
+        noise=StateDependentNoise(actor.action_dist, actor.log_std, mean) if actor.use_sde else None,
     )
 
 
