@@ -15,6 +15,9 @@ from torch import nn
 
 from rl_crop.core.surgery import Transaction
 
+LARGEST = 10.0
+"""By how much a standard deviation may grow: features that are hardly active here would make wild noise where they are."""
+
 
 class StateDependentNoise:
     """
@@ -34,13 +37,13 @@ class StateDependentNoise:
 
         :param runs: functions that run the actor on observations.
         :return: scales ``log_std``, after the cut, so that the mean variance of every action over these observations (of all
-            actions together, where they share it) is what it was. Noise that is zero, or not finite, stays as it is.
+            actions together, where they share it) is what it was, or up to ``LARGEST`` times (of the standard deviation)
+            what the cut left of it. Where it left none at all, nothing is scaled.
         """
         wanted = self._variance(runs)
 
         def restore(transaction: Transaction) -> None:
-            factor = (wanted / self._variance(runs)).sqrt()
-            factor = th.where(factor.isfinite() & (factor > 0), factor, 1.0)
+            factor = (wanted / self._variance(runs)).sqrt().nan_to_num(1.0, posinf=1.0).clamp_max(LARGEST)
             if bool((factor == 1).all()):  # an actor that was not cut keeps its parameters to the bit
                 return
             transaction.set_data(self.log_std, self._log_of(self._std() * factor).to(self.log_std.dtype))

@@ -1,5 +1,6 @@
 """State-dependent exploration noise keeps its size through a cut, as Stable-Baselines3's own distribution computes it."""
 
+import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
@@ -46,7 +47,7 @@ def observations():
 def test_the_noise_is_as_strong_as_before(kind, kwargs, use_expln, schedule, observations):
     policy = noisy_policy(kind, use_expln=use_expln, **kwargs)
     dense = variance(policy, observations)
-    rl_crop.prune_policy(policy, 0.9, batches=[observations], criterion="magnitude", schedule=schedule)
+    rl_crop.prune_policy(policy, 0.8, batches=[observations], criterion="magnitude", scope="layer", schedule=schedule)
     cut = variance(policy, observations)
     if kwargs.get("full_std", True):
         assert th.allclose(cut.mean(0), dense.mean(0), rtol=1e-3)
@@ -58,7 +59,7 @@ def test_a_mirror_keeps_its_own(observations):
     mirror = noisy_policy(ActorCriticPolicy)
     mirror.log_std.data += 1
     dense = [variance(each, observations).mean(0) for each in (policy, mirror)]
-    rl_crop.prune_policy(policy, 0.8, batches=[observations], criterion="magnitude", mirrors=[mirror])
+    rl_crop.prune_policy(policy, 0.8, batches=[observations], criterion="magnitude", scope="layer", mirrors=[mirror])
     cut = [variance(each, observations).mean(0) for each in (policy, mirror)]
     assert dense[1].min() > 5 * dense[0].max() and all(th.allclose(*pair, rtol=1e-3) for pair in zip(cut, dense, strict=True))
 
@@ -78,8 +79,26 @@ def test_noise_of_what_was_not_cut_is_untouched(observations):
     assert th.equal(policy.log_std, dense)
 
 
-def test_noise_of_zero_stays_zero(observations):
+def test_features_that_are_hardly_active_do_not_become_wild(observations):
     policy = noisy_policy(ActorCriticPolicy)
-    policy.log_std.data.fill_(-1e4)
-    rl_crop.prune_policy(policy, 0.8, batches=[observations], criterion="magnitude")
-    assert (policy.log_std == -1e4).all()
+    layer = policy.mlp_extractor.policy_net[2]
+    layer.weight.data[:12] *= 1e-4
+    layer.bias.data[:12] = 0
+    dense = policy.log_std.detach().clone()
+
+    def first_units(scoring):
+        return {group.name: -np.arange(group.n_units) for group in scoring.groups}
+
+    plan = rl_crop.plan_policy_pruning(policy, {"actor": 0.85}, batches=[observations], criterion=first_units, scope="layer")
+    plan.apply()
+    assert len(policy.log_std) < 12 and th.allclose(policy.log_std, dense[: len(policy.log_std)] + np.log(10))
+
+
+def test_features_that_are_all_dead_are_scaled_by_nothing(observations):
+    policy = noisy_policy(ActorCriticPolicy)
+    policy.mlp_extractor.policy_net[2].weight.data.zero_()
+    policy.mlp_extractor.policy_net[2].bias.data.zero_()
+    dense = policy.log_std.detach().clone()
+    plan = rl_crop.plan_policy_pruning(policy, 0.8, batches=[observations], criterion="magnitude")
+    plan.apply()
+    assert th.equal(policy.log_std, dense[plan.keep["mlp_extractor.policy_net.2"]])
