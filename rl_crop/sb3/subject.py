@@ -73,8 +73,8 @@ def policy_subject(
     whole = {name: parts.whole[module] for name, module in policy.named_modules() if module in parts.whole}
 
     def remember() -> Callable[[Transaction], None]:
-        own = [(policy, parts), *mirrored]
-        restores = [of.noise.remember(_runs(of.forwards[:1], inputs)) for _, of in own if of.noise is not None]
+        described = [parts, *(of_mirror for _, of_mirror in mirrored)]
+        restores = [each.noise.remember(_runs(each.forwards[:1], inputs)) for each in described if each.noise is not None]
 
         def restore(transaction: Transaction) -> None:
             for noise in restores:

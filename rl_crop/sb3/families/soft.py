@@ -85,9 +85,11 @@ def _assemble(policy: Any, actor_loss: Callable[[Any], th.Tensor], critic_loss: 
         return places(policy, net_arch(), [actor])
 
     ties = twins(policy, critic.q_networks)
-    mean, name = (actor.mu[0], "actor.mu.0.weight") if isinstance(actor.mu, nn.Sequential) else (actor.mu, "actor.mu.weight")
+    noise = None
     if actor.use_sde:
-        ties.append(((name, 1), ("actor.log_std", 0)))
+        mean, name = (actor.mu[0], "actor.mu.0") if isinstance(actor.mu, nn.Sequential) else (actor.mu, "actor.mu")
+        ties.append(((f"{name}.weight", 1), ("actor.log_std", 0)))
+        noise = StateDependentNoise(actor.action_dist, actor.log_std, mean)
     owners = [actor, critic] if target is None else [actor, critic, target]
     return PolicyNetworks(
         modules=with_extractors(policy, [actor.latent_pi, *heads], list(critic.q_networks)),
@@ -105,7 +107,7 @@ def _assemble(policy: Any, actor_loss: Callable[[Any], th.Tensor], critic_loss: 
                 lambda observations, actions: act(observations, actions)[0].tanh(),
             )
         },
-        noise=StateDependentNoise(actor.action_dist, actor.log_std, mean) if actor.use_sde else None,
+        noise=noise,
     )
 
 
