@@ -14,6 +14,7 @@ from stable_baselines3.common.distributions import StateDependentNoiseDistributi
 from torch import nn
 
 from rl_crop.core.surgery import Transaction
+from rl_crop.core.tracing import LayerObserver, no_grad_trace
 
 LARGEST = 10.0
 """By how much a standard deviation may grow: features that are hardly active here would make wild noise where they are."""
@@ -28,7 +29,7 @@ class StateDependentNoise:
     :param head: the layer that computes the mean actions from the same latent features.
     """
 
-    def __init__(self, distribution: StateDependentNoiseDistribution, log_std: nn.Parameter, head: nn.Module) -> None:
+    def __init__(self, distribution: StateDependentNoiseDistribution, log_std: nn.Parameter, head: nn.Linear) -> None:
         self.distribution, self.log_std, self.head = distribution, log_std, head
 
     def remember(self, runs: Sequence[Callable[[], Any]]) -> Callable[[Transaction], None]:
@@ -62,13 +63,9 @@ class StateDependentNoise:
     def _variance(self, runs: Sequence[Callable[[], Any]]) -> th.Tensor:
         """:return: mean variance by column of ``log_std``, of all observations."""
         latents: list[th.Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda module, inputs: latents.append(inputs[0].detach()))
-        try:
-            with th.no_grad():
-                for run in runs:
-                    run()
-        finally:
-            hook.remove()
+        with no_grad_trace(LayerObserver({id(self.head.weight): "head"}, lambda name, x, *_: latents.append(x))):
+            for run in runs:
+                run()
         return th.cat(latents).double().square().mean(0) @ self._std().square()
 
     def _std(self) -> th.Tensor:

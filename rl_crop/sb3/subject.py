@@ -72,13 +72,16 @@ def policy_subject(
         copies += _targets(mirror_parts, {id(own[name]): name for name in tensors}, inputs)
     whole = {name: parts.whole[module] for name, module in policy.named_modules() if module in parts.whole}
 
+    noise = parts.noise  # its log_std has a row for every latent feature
+    noise_ties = [] if noise is None else [((names[id(noise.head.weight)], 1), (names[id(noise.log_std)], 0))]
+
     def remember() -> Callable[[Transaction], None]:
         described = [parts, *(of_mirror for _, of_mirror in mirrored)]
         restores = [each.noise.remember(_runs(each.forwards[:1], inputs)) for each in described if each.noise is not None]
 
         def restore(transaction: Transaction) -> None:
-            for noise in restores:
-                noise(transaction)
+            for restore_noise in restores:
+                restore_noise(transaction)
 
         return restore
 
@@ -97,8 +100,8 @@ def policy_subject(
         tuple(copies),
         bool(samples),
         pinned={why: make_run(forward, inputs) for why, forward in parts.pinned.items()},
-        ties=tuple(parts.ties),
-        unscored=frozenset(name for name, tensor in tensors.items() if parts.noise and tensor is parts.noise.log_std),
+        ties=(*parts.ties, *noise_ties),
+        unscored=frozenset(log_std for _, (log_std, _) in noise_ties),
         whole=whole,
         optimizers=tuple({id(optimizer): optimizer for optimizer in found}.values()),
         remember=remember,

@@ -12,7 +12,7 @@ from torch import nn
 
 from rl_crop.core.errors import PruningError
 from rl_crop.sb3.batches import needs
-from rl_crop.sb3.networks import Forward, Hyperparameters, Place, PolicyNetworks, Tie, has_parameters, hidden_widths
+from rl_crop.sb3.networks import Forward, Hyperparameters, Place, PolicyNetworks, has_parameters, hidden_widths
 from rl_crop.sb3.noise import StateDependentNoise
 
 ONE_SIZE = "Stable-Baselines3 builds actor and critic for one features_dim, also where each has an extractor of its own"
@@ -122,7 +122,6 @@ def assemble(
             (extractor, "latent_dim_vf", policy.value_net.in_features),
         ]
 
-    ties: list[Tie] = [(("action_net.weight", 1), ("log_std", 0))] if use_sde else []  # a row for every latent feature
     return PolicyNetworks(
         modules=modules,
         forwards=[outputs],
@@ -131,7 +130,6 @@ def assemble(
         sizes=sizes,
         extractors=[pi_extractor] if shared else [pi_extractor, vf_extractor],
         pinned=pinned,
-        ties=ties,
         noise=StateDependentNoise(policy.action_dist, policy.log_std, policy.action_net) if use_sde else None,
         **more,
     )

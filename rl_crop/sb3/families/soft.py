@@ -84,12 +84,7 @@ def _assemble(policy: Any, actor_loss: Callable[[Any], th.Tensor], critic_loss: 
     def sizes() -> list[Place]:
         return places(policy, net_arch(), [actor])
 
-    ties = twins(policy, critic.q_networks)
-    noise = None
-    if actor.use_sde:
-        mean, name = (actor.mu[0], "actor.mu.0") if isinstance(actor.mu, nn.Sequential) else (actor.mu, "actor.mu")
-        ties.append(((f"{name}.weight", 1), ("actor.log_std", 0)))
-        noise = StateDependentNoise(actor.action_dist, actor.log_std, mean)
+    mean: Any = actor.mu[0] if isinstance(actor.mu, nn.Sequential) else actor.mu
     owners = [actor, critic] if target is None else [actor, critic, target]
     return PolicyNetworks(
         modules=with_extractors(policy, [actor.latent_pi, *heads], list(critic.q_networks)),
@@ -99,7 +94,7 @@ def _assemble(policy: Any, actor_loss: Callable[[Any], th.Tensor], critic_loss: 
         sizes=sizes,
         targets=[] if target is None else [(critic, target, lambda observations, actions: target(observations, actions))],
         extractors=list(dict.fromkeys(owner.features_extractor for owner in owners)),
-        ties=ties,
+        ties=twins(policy, critic.q_networks),
         needs_actions=True,
         own={
             "actions": (
@@ -107,7 +102,7 @@ def _assemble(policy: Any, actor_loss: Callable[[Any], th.Tensor], critic_loss: 
                 lambda observations, actions: act(observations, actions)[0].tanh(),
             )
         },
-        noise=noise,
+        noise=StateDependentNoise(actor.action_dist, actor.log_std, mean) if actor.use_sde else None,
     )
 
 
