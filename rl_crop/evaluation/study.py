@@ -12,7 +12,7 @@ from rl_crop.evaluation.config import ConfigError, read_yaml, short_hash
 from rl_crop.evaluation.tasks import TaskConfig, load_task
 
 _STUDY_KEYS = {"tasks", "arms", "recipes", "sparsities", "seeds"}
-_TASK_KEYS = {"config", "overrides", "pruning", "arms", "sparsities", "seeds"}
+_TASK_KEYS = {"config", "overrides", "pruning", "arms", "arms_at", "sparsities", "seeds"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def load_study(path: str | Path) -> list[Cell]:
     ``overrides`` for its keys and ``pruning`` for settings that its pruned arms share), ``arms`` (name → ``dense``, or
     ``pruning`` of the configuration, or ``widths_of: <arm>`` for a dense network with the widths that another arm ended
     with), ``recipes`` (``all``, or names: an arm of its name for each, unless ``arms`` has one), ``sparsities`` and
-    ``seeds``; a task may have sparsities and seeds of its own, and name the ``arms`` that it takes part with.
+    ``seeds``; a task may have sparsities and seeds of its own, name the ``arms`` that it takes part with, and, where only some
+    of these take part at a sparsity, name them by ``arms_at`` (sparsity → list).
 
     :param path: a YAML file
     :return: its cells, in the order of the file; a cell stands behind the cell that it depends on
@@ -90,9 +91,11 @@ def load_study(path: str | Path) -> list[Cell]:
         sparsities, seeds = (settings.get(key, study.get(key)) for key in ("sparsities", "seeds"))
         if not sparsities or not seeds:
             raise ConfigError(f"{path}: `sparsities` and `seeds` are needed, for the study or for tasks.{task}")
-        arms = _arms_of_task(task, all_arms, settings.get("arms"))
+        arms = _pick_arms(all_arms, settings.get("arms"), f"tasks.{task}.arms")
+        arms_at = _arms_at(settings.get("arms_at") or {}, arms, sparsities, f"tasks.{task}.arms_at")
         for seed in seeds:
-            cells += _cells_of_seed(task, config, arms, settings.get("pruning") or {}, sparsities, seed)
+            every = _cells_of_seed(task, config, arms, settings.get("pruning") or {}, sparsities, seed)
+            cells += [cell for cell in every if cell.arm in arms_at.get(str(cell.sparsity), arms)]
     return cells
 
 
@@ -113,13 +116,28 @@ def _recipe_arms(wanted: Any) -> dict[str, dict[str, str]]:
     return {name: {"recipe": name} for name in names}
 
 
-def _arms_of_task(task: str, arms: Mapping[str, Any], wanted: list[str] | None) -> Mapping[str, Any]:
+def _pick_arms(arms: Mapping[str, Any], wanted: list[str] | None, where: str) -> Mapping[str, Any]:
     if wanted is None:
         return arms
     for arm in wanted:
         if arm not in arms:
-            raise ConfigError(f"`tasks.{task}.arms` names `{arm}`, choose from {', '.join(arms)}")
+            raise ConfigError(f"`{where}` names `{arm}`, choose from {', '.join(arms)}")
     return {arm: settings for arm, settings in arms.items() if arm in wanted}
+
+
+def _arms_at(
+    wanted: Mapping[Any, list[str]], arms: Mapping[str, Any], sparsities: list[Any], where: str
+) -> dict[str, set[str]]:
+    picked: dict[str, set[str]] = {}
+    for sparsity, names in wanted.items():
+        if sparsity not in sparsities:
+            raise ConfigError(f"`{where}` names the sparsity {sparsity}, choose from {', '.join(map(str, sparsities))}")
+        picked[str(sparsity)] = set(_pick_arms(arms, names, f"{where}.{sparsity}"))
+        for arm in picked[str(sparsity)]:
+            source = arms[arm].get("widths_of", arm) if isinstance(arms[arm], Mapping) else arm
+            if source not in picked[str(sparsity)]:
+                raise ConfigError(f"`{where}.{sparsity}` names `{arm}`, which needs the widths of `{source}`")
+    return picked
 
 
 def _cells_of_seed(
