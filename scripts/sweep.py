@@ -63,7 +63,7 @@ def show(cells: list[Cell], store: Store) -> None:
     for cell, state in zip(cells, states):
         print(f"{state:8}{cell.name}")
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "failed", "running", "to do"))
-    print(f"{len(cells)} cells: {counts}; results in {store.folder}/")
+    print(f"{len(cells)} cells: {counts}; results in {store.folder}/", flush=True)
 
 
 class Bar:
@@ -161,5 +161,7 @@ if __name__ == "__main__":
         sys.exit(main(tyro.cli(Args, description=__doc__)))
     except (ConfigError, ImportError) as error:
         sys.exit(f"Error: {error}")
+    except BrokenPipeError:  # what reads the list, `head` say, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit("Interrupted: what is done is kept, the same command goes on from here.")

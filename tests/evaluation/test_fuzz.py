@@ -75,8 +75,9 @@ def test_everything_is_drawn():
             seen["depth"] |= {len(side) for side in chosen.net_arch.values()}
     for name, values in {
         "algorithm": ALGORITHMS, "activation": ACTIVATIONS, "optimizer": OPTIMIZERS, "way": WAYS,
-        "criterion": (*WITH_GRADIENT, *WITHOUT_GRADIENT), "scope": ("network", "layer", "global"), "min_units": (1, 2, 3, 4),
+        "criterion": (*WITH_GRADIENT, *WITHOUT_GRADIENT), "scope": ("network", "layer", "global"),
         "policy": ("Mlp", "Cnn", "MultiInput"), "budget": ("params", "flops", "units"), "depth": range(5),
+        "min_units": (0.5, 1, 2, 3, 4),
         "compensation": ("none", "bias", "least_squares", "distill"), "schedule": ("one_shot", "iterative", "gradual"),
         "actions": ("discrete", "multidiscrete", "multibinary", "box"), "share": ("None", "True", "False"),
         "n_critics": "01234", "n_envs": "123",
@@ -141,6 +142,20 @@ def test_reports_must_be_true(model):
     first, (before, after) = next(iter(report.widths.items()))
     with pytest.raises(CheckError, match="shape"):
         account.check_cut(model.policy, {**report.widths, first: (before, after + 1)}, report.n_params_after)
+
+
+def test_a_layer_below_its_share_is_seen(model):
+    with th.no_grad():
+        for layer in (model.policy.mlp_extractor.policy_net[2], model.policy.action_net):
+            layer.weight.mul_(1e-3)  # the units between them would go first
+    settings = PLAIN.settings | {"min_units": 0.5}
+    account = Account(model, replace(PLAIN, settings=settings))
+    kept = plan_policy_pruning(model, 0.6, **settings).kept_units
+    second = "mlp_extractor.policy_net.2"
+    assert len(kept[second]) == account.floor[second] > 1
+    report = prune_policy(model, 0.6, **PLAIN.settings)
+    with pytest.raises(CheckError, match="fewer than min_units=0.5"):
+        account.check_cut(model.policy, report.widths, report.n_params_after)
 
 
 def test_a_slice_of_another_unit_is_seen(model):

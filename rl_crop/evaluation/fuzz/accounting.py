@@ -38,6 +38,9 @@ class Account:
         self.trained = [name for name, value in subject.trained.tensors.items() if isinstance(value, th.nn.Parameter)]
         self.shapes = {name: tuple(value.shape) for name, value in subject.trained.tensors.items()}
         self.units = {name: group.n_units for name, group in self.graph.groups.items()}
+        least = max(int(chosen.settings["min_units"]), 1)  # a share lets every layer go down to one unit to reach the sparsity
+        self.lowest = {name: min(n, least) for name, n in self.units.items()}
+        self.floor = self.lowest | self._shares(agent)
 
     def targets(self) -> Target:
         """:return: the sparsity of every network that is to be pruned."""
@@ -59,12 +62,24 @@ class Account:
 
     def reachable(self) -> bool | None:
         """:return: whether the sparsity can be reached; ``None`` where that depends on which features are removed."""
-        floor = {name: min(n, self.chosen.settings["min_units"]) for name, n in self.units.items()}
-        at_best = all(budget.sparsity(floor) >= share - 1e-12 for budget, share, _ in self._budgets())
+        at_best = all(budget.sparsity(self.lowest) >= share - 1e-12 for budget, share, _ in self._budgets())
         alone = all(
-            budget.sparsity({name: floor[name] for name in own}) >= share - 1e-12 for budget, share, own in self._budgets()
+            budget.sparsity({name: self.lowest[name] for name in groups}) >= share - 1e-12
+            for budget, share, groups in self._budgets()
         )
         return at_best if at_best == alone else None
+
+    def _shares(self, agent: BaseAlgorithm | BasePolicy) -> dict[str, int]:
+        """Units that stay by a floor that is a share of equal shares; none where these change as the cut goes on."""
+        settings, share = self.chosen.settings, self.chosen.settings["min_units"]
+        one_cut = self.chosen.schedule == "one_shot" and settings["scope"] == "network" and not self.groups.get("features")
+        if share >= 1 or not one_cut or self.refused() or not self.reachable():
+            return {}
+        equal = plan_policy_pruning(
+            agent, self.chosen.sparsity, scope="layer", criterion="magnitude", compensation="none",
+            networks=self.chosen.networks, budget=settings["budget"],
+        ).kept_units  # fmt: skip
+        return {name: max(int(share * len(kept)), 1) for name, kept in equal.items()}
 
     def _budgets(self) -> list[tuple[Budget, float, list[str]]]:
         """Budget, target and groups of every network; of all together under the global scope."""
@@ -95,9 +110,8 @@ class Account:
             check(found == tuple(expected), f"{name} has the shape {found}, the report means {tuple(expected)}")
         counted = sum(tensors[name].numel() for name in self.trained)
         check(counted == n_params, f"the report counts {n_params} parameters, the policy has {counted}")
-        least = self.chosen.settings["min_units"]
-        few = [name for name, left in after.items() if left < min(least, self.units[name])]
-        check(not few, f"{few} have fewer than {least} units")
+        few = {name: left for name, left in after.items() if left < self.floor[name]}
+        check(not few, f"{few} units are fewer than min_units={self.chosen.settings['min_units']} leaves: {self.floor}")
         owned = [name for _, share, groups in self._budgets() if share for name in groups]
         spared = [name for name in self.units if name not in owned and after[name] != self.units[name]]
         check(not spared, f"{spared} were to stay whole")

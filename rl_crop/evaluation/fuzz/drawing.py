@@ -199,5 +199,5 @@ def _settings(rng: random.Random, algorithm: str, by_network: bool) -> dict[str,
         "scope": rng.choice(scopes),
         "budget": rng.choice(("params", "params", "flops", "units")),
         "compensation": rng.choices(("none", "bias", "least_squares", "distill"), (6, 5, 12, 1))[0],
-        "min_units": rng.choices((1, 2, 3, 4), (12, 2, 1, 1))[0],
+        "min_units": rng.choices((1, 0.5, 2, 3, 4), (9, 3, 2, 1, 1))[0],
     }
