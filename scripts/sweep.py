@@ -134,7 +134,10 @@ def main(args: Args) -> int:
     cells = select(load_study(args.study), args.only)
     store = Store(args.results or default_results(args.study), args.keep_runs)
     if args.list:
-        show(cells, store)
+        try:
+            show(cells, store)
+        except BrokenPipeError:  # what reads the list, `head` say, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
     engine: Engine = RayEngine(args.ray_address, args.jobs) if args.engine == "ray" else LocalEngine(args.jobs or 1)
@@ -161,7 +164,5 @@ if __name__ == "__main__":
         sys.exit(main(tyro.cli(Args, description=__doc__)))
     except (ConfigError, ImportError) as error:
         sys.exit(f"Error: {error}")
-    except BrokenPipeError:  # what reads the list, `head` say, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit("Interrupted: what is done is kept, the same command goes on from here.")

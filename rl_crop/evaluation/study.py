@@ -128,10 +128,12 @@ def _pick_arms(arms: Mapping[str, Any], wanted: list[str] | None, where: str) ->
 def _arms_at(
     wanted: Mapping[Any, list[str]], arms: Mapping[str, Any], sparsities: list[Any], where: str
 ) -> dict[str, set[str]]:
+    if not isinstance(wanted, Mapping) or not all(isinstance(names, list) for names in wanted.values()):
+        raise ConfigError(f"`{where}` must map sparsities to lists of arms, got {wanted!r}")
     picked: dict[str, set[str]] = {}
     for sparsity, names in wanted.items():
         if sparsity not in sparsities:
-            raise ConfigError(f"`{where}` names the sparsity {sparsity}, choose from {', '.join(map(str, sparsities))}")
+            raise ConfigError(f"`{where}` names the sparsity {sparsity!r}, choose from {', '.join(map(repr, sparsities))}")
         picked[str(sparsity)] = set(_pick_arms(arms, names, f"{where}.{sparsity}"))
         for arm in picked[str(sparsity)]:
             source = arms[arm].get("widths_of", arm) if isinstance(arms[arm], Mapping) else arm

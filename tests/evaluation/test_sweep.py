@@ -1,6 +1,9 @@
 """What a sweep starts, in which order, and what becomes of it. Most cells here only pretend to run."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -164,3 +167,11 @@ def test_small_returns_are_told_with_their_digits(arm, store):
     engine.result = RESULT | {"final": {"mean": -0.0163}}
     messages = [progress.message for progress in Sweep(store, engine).run([arm("tracking")])]
     assert messages == ["", "return -0.0163, 1 s"]
+
+
+def test_a_reader_of_the_list_may_stop_early(tmp_path):
+    study = Path(__file__).parents[2] / "configs" / "study_returns.yaml"
+    command = [sys.executable, "scripts/sweep.py", str(study), "--list", "--results", str(tmp_path)]
+    sweep = subprocess.Popen(command, cwd=study.parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    sweep.stdout.close()
+    assert (sweep.stderr.read(), sweep.wait()) == ("", 0)
