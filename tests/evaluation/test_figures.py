@@ -1,5 +1,7 @@
 """What is drawn is what the study says: marks are found by their cell and read back from the axes."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,17 @@ def test_arms_of_one_sparsity_stand_around_their_parameters(scores, axes):
     assert places == sorted(places) and len(set(places)) == 4
     assert np.prod(places) ** (1 / 4) == pytest.approx(70.0)  # what all four have, on a logarithmic axis
     assert lines(axes, "dense", "0")[-2][-1] == [640.0, 110.0]
+
+
+def test_the_numbers_of_near_sparsities_do_not_overlap():
+    scores = make_scores(
+        {("a", "dense", "0"): [1.0, 2.0], **{("a", "crop", s): [1.0, 2.0] for s in ("0.9", "0.92", "0.94")}}, {"a": [0.0]}
+    )
+    axes = panels(1, 1, (4, 3))[1][0, 0]
+    draw_tradeoff(axes, scores, "a", STYLES, PARAMETERS)
+    axes.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 3 and not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 def test_curves_their_mean_and_their_cuts(scores, axes):

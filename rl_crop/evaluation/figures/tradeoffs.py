@@ -36,6 +36,7 @@ CPU_SECONDS = Cost("processor time of training with cuts, seconds", lambda run: 
 # Arms of one sparsity stand this far apart on a logarithmic axis, in decades, and all of them within the second, or within
 # what the nearest other sparsity leaves.
 _STEP, _WIDTH = 0.06, 0.34
+_SIZE = 7  # of the numbers above, in points; a digit is about 0.6 of it wide
 
 
 def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, ArmStyle], cost: Cost) -> None:
@@ -99,14 +100,21 @@ def _width(n_arms: int, room: float) -> float:
 
 
 def _mark_groups(axes: Any, found: list[ArmSummary], groups: Mapping[str, list[float]], room: float) -> None:
-    # Marks stand beside their true place, so the true place is written above them.
-    for sparsity, costs in groups.items():
+    # Marks stand beside their true place, so the true place is written above them; where two would overlap, one stands higher.
+    inches = axes.get_window_extent().width / axes.figure.dpi
+    decades_a_digit = float(np.log10(axes.get_xlim()[1] / axes.get_xlim()[0])) / inches * 0.6 * _SIZE / 72
+    ends: list[float] = []  # how far to the right the text reaches, by level
+    for sparsity, costs in sorted(groups.items(), key=lambda group: float(np.mean(group[1]))):
         n_arms = sum(summary.sparsity == sparsity for summary in found)
         middle, half = float(np.mean(costs)), 10 ** (0.5 * _width(n_arms, room) + _STEP)
         axes.axvspan(middle / half, middle * half, color="#F2F2F2", zorder=0, linewidth=0, gid=tag("*", sparsity))
-        text = f"{percent(sparsity)}\n{extent([round(value) for value in costs])}"
-        place = {"xycoords": ("data", "axes fraction"), "ha": "center", "fontsize": 7, "color": "#444444"}
-        axes.annotate(text, (middle, 1.01), gid=tag("*", sparsity), **place)
+        numbers = extent([round(value) for value in costs])
+        half_text = 10 ** (0.5 * (len(numbers) + 1) * decades_a_digit)
+        level = next((level for level, end in enumerate(ends) if end < middle / half_text), len(ends))
+        ends[level : level + 1] = [middle * half_text]
+        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center", "color": "#444444"}
+        above = (0.0, 2.0 + 2.8 * _SIZE * level)
+        axes.annotate(f"{percent(sparsity)}\n{numbers}", (middle, 1.0), above, gid=tag("*", sparsity), fontsize=_SIZE, **place)
 
 
 def _plain_numbers(axes: Any) -> None:
