@@ -43,8 +43,8 @@ class MaskPlan(PruningPlan):
         notes = [f"note: {note}" for note in self._narrow()]
         return "\n".join([table(["parameter", "elements", "kept"], rows), *summary_lines(self, structured=False), *notes])
 
-    def _narrow(self) -> list[str]:
-        return list(mask_notes(self._counts))
+    def _narrow(self) -> tuple[str, ...]:
+        return mask_notes(self._counts)
 
     def _changes(self) -> bool:
         return any(not self._whole(name, mask) for name, mask in self.keep.items())

@@ -15,7 +15,7 @@ from rl_crop.core.criteria import resolve_criterion
 from rl_crop.core.distillation import Distiller
 from rl_crop.core.errors import PruningError
 from rl_crop.core.masks import refuse_masked
-from rl_crop.core.report import PruningReport, summary_lines, table
+from rl_crop.core.report import PruningReport, summary_lines, table, unit_notes
 from rl_crop.core.rng import eval_mode, isolated_rng, undisturbed
 from rl_crop.core.scoring import Scoring, unit_scores
 from rl_crop.core.settings import Settings, Target, check_sparsity, sparsity_by_network
@@ -73,10 +73,13 @@ class PruningPlan:
         whole = [f"left whole: {name} ({reason})" for name, reason in self.graph.untouched.items()]
         return "\n".join([table(header, rows), *summary_lines(self), *whole, *(f"note: {note}" for note in self._narrow())])
 
-    def _narrow(self) -> list[str]:
-        """:return: a note for each layer that loses all units but one."""
-        names = [name for name, before in self.widths_before.items() if before > self.widths_after[name] == 1]
-        return [f"{name} keeps a single unit (min_units= keeps more)" for name in names]
+    @property
+    def _widths(self) -> dict[str, tuple[int, int]]:
+        """By layer, its units (before, after)."""
+        return {name: (before, self.widths_after[name]) for name, before in self.widths_before.items()}
+
+    def _narrow(self) -> tuple[str, ...]:
+        return unit_notes(self._widths)
 
     def apply(self, transaction: Transaction | None = None) -> PruningReport:
         """
@@ -106,10 +109,10 @@ class PruningPlan:
         return any(len(kept) < self.graph.groups[name].n_units for name, kept in self.kept_units.items())
 
     def _report(self, notes: tuple[str, ...], seconds: float) -> PruningReport:
-        widths, told = {n: (now, self.widths_after[n]) for n, now in self.widths_before.items()}, (*notes, *self._narrow())
         return PruningReport(
-            self.n_params_before, self.n_params_after, dict(self.sparsity), self.flops_before, self.flops_after, widths,
-            dict(self.graph.untouched), seconds, self.settings.criterion_name, self.settings.compensation, told,
+            self.n_params_before, self.n_params_after, dict(self.sparsity), self.flops_before, self.flops_after, self._widths,
+            dict(self.graph.untouched), seconds, self.settings.criterion_name, self.settings.compensation,
+            notes=(*notes, *self._narrow()),
         )  # fmt: skip
 
     def _check_unchanged(self) -> None:

@@ -56,6 +56,12 @@ class PruningReport:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
+def unit_notes(widths: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    """:return: a note for each layer that loses all units but one, of units (before, after) by layer."""
+    single = [name for name, (before, after) in widths.items() if before > after == 1]
+    return tuple(f"{name} keeps a single unit (min_units= keeps more; 0.5 is half of an equal share)" for name in single)
+
+
 def mask_notes(counts: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
     """:return: what the user of masks should know, of (elements, those kept) by parameter."""
     empty = (f"{name} keeps no weight: its layer's outputs are constant" for name, (_, kept) in counts.items() if not kept)

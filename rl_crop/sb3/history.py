@@ -1,5 +1,6 @@
 """The events of one callback, as ``model.pruning_history`` tells them."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rl_crop.core.plan import PruningPlan
-from rl_crop.core.report import PruningReport
+from rl_crop.core.report import PruningReport, unit_notes
 from rl_crop.core.steps import merge_reports
 from rl_crop.sb3.prune import remember
 
@@ -60,7 +61,8 @@ class History:
 
     def announce(self, printed: bool) -> None:
         """
-        Say what is gone in all, of the agent as it was before its first event: in the log as ``pruning/...``.
+        Say what is gone in all, of the agent as it was before its first event: in the log as ``pruning/...``. Warn of
+        layers that are left with a single unit: few read a report, and such an agent may learn no more.
 
         :param printed: whether to print the report too.
         """
@@ -78,3 +80,5 @@ class History:
             gone = ", ".join(f"{name} {share:.1%}" for name, share in last["reached"].items())
             print(f"Pruned at {last['timesteps']:,} steps ({last['decided_by']}); gone in all: {gone}")
             print(report)
+        for note in unit_notes(report.widths) if self.structured else ():
+            warnings.warn(f"Cut at {last['timesteps']} steps: {note}", stacklevel=2)
