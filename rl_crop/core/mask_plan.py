@@ -34,17 +34,17 @@ class MaskPlan(PruningPlan):
     held: Mapping[str, th.Tensor] = field(default_factory=dict, repr=False)
 
     @property
-    def _counts(self) -> dict[str, tuple[int, int]]:
+    def _widths(self) -> dict[str, tuple[int, int]]:
         """By parameter, its elements and how many of them stay."""
         return {name: (mask.size, int(mask.sum())) for name, mask in self.keep.items()}
 
     def __str__(self) -> str:
-        rows = [[name, *map(str, counts)] for name, counts in self._counts.items()]
+        rows = [[name, *map(str, counts)] for name, counts in self._widths.items()]
         notes = [f"note: {note}" for note in self._narrow()]
         return "\n".join([table(["parameter", "elements", "kept"], rows), *summary_lines(self, structured=False), *notes])
 
     def _narrow(self) -> tuple[str, ...]:
-        return mask_notes(self._counts)
+        return mask_notes(self._widths)
 
     def _changes(self) -> bool:
         return any(not self._whole(name, mask) for name, mask in self.keep.items())
@@ -53,7 +53,7 @@ class MaskPlan(PruningPlan):
         return bool(mask.all()) if name not in self.held else bool((mask == self.held[name].cpu().numpy()).all())
 
     def _report(self, notes: tuple[str, ...], seconds: float) -> PruningReport:
-        return replace(super()._report(notes, seconds), widths=self._counts, structured=False)
+        return replace(super()._report(notes, seconds), structured=False)
 
     def _check_unchanged(self) -> None:
         super()._check_unchanged()

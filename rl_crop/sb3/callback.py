@@ -312,5 +312,5 @@ class PruningCallback(BaseCallback):
         self.memory.clear()
         self._batches = []
         self.timetable.done()
-        self._history.announce(printed=self.verbose > 0 and self.timetable.finished)
+        self._history.announce(self.timetable.finished, self.verbose)
         keep_dense_best(self.locals.get("callback"), len(self._history.events) - 1)

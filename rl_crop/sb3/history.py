@@ -59,12 +59,13 @@ class History:
         reached = {name: 1.0 - share for name, share in remaining.items()}
         remember(self.model, report, source=SOURCE, networks=sorted(self.networks), reached=reached, **facts)
 
-    def announce(self, printed: bool) -> None:
+    def announce(self, finished: bool, verbose: int) -> None:
         """
-        Say what is gone in all, of the agent as it was before its first event: in the log as ``pruning/...``. Warn of
-        layers that are left with a single unit: few read a report, and such an agent may learn no more.
+        Say what is gone in all, of the agent as it was before its first event: in the log as ``pruning/...``. After the
+        last event, warn of layers that are left with a single unit: few read a report, and such an agent may learn no more.
 
-        :param printed: whether to print the report too.
+        :param finished: whether the last event is over.
+        :param verbose: above 0, the report is then printed too.
         """
         last, logger = self.events[-1], self.model.logger
         names = [item.name for item in fields(PruningReport)]
@@ -76,7 +77,9 @@ class History:
         logger.record("pruning/seconds", last["seconds"])
         for name, (_, after) in report.widths.items():
             logger.record(f"pruning/{'units' if self.structured else 'weights'}/{name}", after)
-        if printed:
+        if not finished:
+            return
+        if verbose > 0:
             gone = ", ".join(f"{name} {share:.1%}" for name, share in last["reached"].items())
             print(f"Pruned at {last['timesteps']:,} steps ({last['decided_by']}); gone in all: {gone}")
             print(report)

@@ -230,7 +230,7 @@ class RecipeRun:
         facts = {"event": 0, "n_events": 1, "decided_by": engine.decided_by, "finished": engine.finished}
         reached = {name: report.sparsity[name] for name in engine.targets}
         remember(self.model, report, source=SOURCE, networks=sorted(self.history.networks), reached=reached, **facts)
-        self.history.announce(printed=engine.finished and self.callback.verbose > 0)
+        self.history.announce(engine.finished, self.callback.verbose)
         if engine.finished:
             self.memory.clear()
             self.state.clear()

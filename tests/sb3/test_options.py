@@ -129,18 +129,20 @@ def test_min_units_and_ignore(make_plain):
     consistent(model.learn(64, reset_num_timesteps=False))
 
 
-@pytest.mark.parametrize("min_units", [1, 0.5])
-def test_the_callback_warns_of_layers_left_with_one_unit(make_plain, min_units, recwarn):
+@pytest.mark.parametrize(("sparsity", "min_units", "n_events"), [(0.9, 1, 1), (0.98, 1, 3), (0.9, 0.5, 1)])
+def test_the_callback_warns_once_of_layers_left_with_one_unit(make_plain, sparsity, min_units, n_events, recwarn):
     def first_layers_go(scoring):
         return {group.name: th.full((group.n_units,), float(".0" not in group.name)).numpy() for group in scoring.groups}
 
-    settings = {"criterion": first_layers_go, "min_units": min_units, "when": 0.5, "verbose": 0, **SCORING}
-    model = make_plain(net_arch=[32, 32]).learn(128, callback=rl_crop.PruningCallback(0.9, **settings))
-    [event] = model.pruning_history
+    schedule = {"when": 0.25, "until": 0.75, "schedule": "gradual", "n_events": n_events} if n_events > 1 else {"when": 0.5}
+    settings = {"criterion": first_layers_go, "min_units": min_units, "verbose": 0, **schedule, **SCORING}
+    model = make_plain(net_arch=[32, 32]).learn(256, callback=rl_crop.PruningCallback(sparsity, **settings))
+    assert len(model.pruning_history) == n_events
+    event = model.pruning_history[-1]
     single = {name for name, (_, after) in event["widths"].items() if after == 1}
     told = [str(warning.message) for warning in recwarn if "single unit" in str(warning.message)]
     assert (min_units == 1) == bool(single)
-    assert {text.split()[4] for text in told} == single
+    assert sorted(text.split()[4] for text in told) == sorted(single)
     assert all(text.startswith(f"Cut at {event['timesteps']} steps: ") for text in told)
 
 
