@@ -83,6 +83,16 @@ def time_families(scores: Scores, task: str) -> list[TimeFamily]:
     return list(families.values())
 
 
+def first_cuts(scores: Scores, task: str) -> set[float]:
+    """
+    :param scores: the study
+    :param task: its name
+    :return: when the arms of :func:`time_families` were cut, in whole hundredths of the run
+    """
+    cut_once = [(arm, family.sparsity) for family in time_families(scores, task) for arm in (*family.automatic, *family.fixed)]
+    return {round(run.cuts[0], 2) for group in cut_once for run in scores.results.of(task, *group) if run.cuts}
+
+
 def compare_times(scores: Scores, task: str) -> list[TimeComparison]:
     """
     :param scores: the study

@@ -118,10 +118,20 @@ def _overall_section(scores: Scores, sparsity: str) -> Section:
     compared = improvements(scores, tasks, sparsity)
     return Section(
         name, title,
-        tuple(f"Left out: {what}." for what in left_out),
+        (*(f"Left out: {what}." for what in left_out), *_coarse([arm.iqm for arm in found])),
         (separation_table(judged), overall_table(found), improvement_table(compared)),
         tuple(overall_pictures(scores, tasks, sparsity, found)),
     )  # fmt: skip
+
+
+def _coarse(normalised: list[float]) -> list[str]:
+    lowest = min(normalised, default=0.0)
+    if len(normalised) < 2 or lowest <= COARSE:
+        return []
+    return [
+        f"Measured from a random policy, every arm is at {lowest:.3f} of dense or above: normalised returns, and what "
+        f"is called non-inferior by them, do not tell the arms apart here. Compare the returns themselves."
+    ]
 
 
 def _task_section(scores: Scores, task: str) -> Section:
@@ -133,12 +143,8 @@ def _task_section(scores: Scores, task: str) -> Section:
         notes.append("Returns are not normalised: the dense arm or the random policy is not measured, or dense does not lead.")
     else:
         notes.append(f"A random policy reaches {number(scale[0])}, dense {number(scale[1])}.")
-        lowest = min(interquartile_mean(scores.normalised(task, scores.values(task, *group)) or [0.0]) for group in groups)
-        if lowest > COARSE and len(groups) > 1:
-            notes.append(
-                f"Measured from a random policy, every arm is at {lowest:.3f} of dense or above: normalised returns, and what "
-                f"is called non-inferior by them, do not tell the arms apart here. Compare the returns themselves."
-            )
+        values = [scores.normalised(task, scores.values(task, *group)) or [0.0] for group in groups]
+        notes += _coarse([interquartile_mean(of_group) for of_group in values])
     times = compare_times(scores, task)
     if not times:
         notes.append("No arm with a fixed prune time shares two seeds with one that finds its time: nothing to compare there.")

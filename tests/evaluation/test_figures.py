@@ -116,6 +116,7 @@ def test_environments_together(scores):
     draw_overall(rows, found, STYLES)
     assert lines(rows, "dense", "0")[-1] == [[pytest.approx(1.0), 0.0]]
     assert lines(rows, "crop", "0.9")[-1][0][0] == pytest.approx(0.7)  # (80 - 10) / (110 - 10)
+    assert [line.get_xdata()[0] for line in rows.lines[-2:]] == [1, 0.95]  # dense, and the margin of its non-inferiority
     draw_profiles(profiles, found, STYLES)
     (steps,) = lines(profiles, "crop", "0.9")
     shares = {round(share, 4) for _, share in steps}

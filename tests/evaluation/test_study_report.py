@@ -80,7 +80,7 @@ def test_the_page_can_be_filtered_by_everything_that_it_shows(report):
 
 def test_files_of_the_report(report, scores):
     pictures = sorted(path.name for path in (report / "pictures").iterdir())
-    expected = {f"{task}_{kind}" for task in "ab" for kind in ("parameters", "costs", "prune_times", "widths", "curves")}
+    expected = {f"{task}_{kind}" for task in "ab" for kind in ("parameters", "costs", "widths", "curves")}
     assert expected <= {name.rsplit(".", 1)[0] for name in pictures}
     assert {name.rsplit(".", 1)[1] for name in pictures} == {"png", "svg"}
     text = (report / "tables.md").read_text(encoding="utf-8")
@@ -123,6 +123,29 @@ def test_a_picture_in_a_page_keeps_its_cells(scores):
     assert set(dots) == {"0", "1", "2", "*"}
     odd = curve_picture(scores, "b", [("a<b&c", "0.9")], "b_odd")
     assert 'data-arm="a&lt;b&amp;c"' in inline_svg(odd)
+
+
+def test_pictures_that_would_show_nothing_are_not_made():
+    arms = {("a", "dense", "0"): [1.0, 2.0], ("a", "crop", "0.9"): [1.0, 2.0], ("a", "random", "0.9"): [0.0, 1.0]}
+    lazy, fixed = {"when": "lazy", "cut": 0.3}, {"when": 0.5, "cut": 0.5}
+    at_once = make_scores(arms, settings={"crop": lazy, "random": lazy})
+    apart = make_scores(arms, settings={"crop": lazy, "random": fixed})
+    names = [{picture.name for picture in task_pictures(scores, "a")} for scores in (at_once, apart)]
+    assert names[1] - names[0] == {"a_prune_times"} and "a_parameters" in names[0]
+    alone = make_scores({("a", "dense", "0"): [1.0, 2.0]})
+    assert task_pictures(alone, "a") == []
+    (section,) = (section for section in study_sections(alone) if section.task == "a")
+    assert [picture.name for picture in section.pictures] == ["a_curves"]
+
+
+def test_a_scale_that_hides_differences_is_named():
+    def notes(random_return):
+        arms = {("a", "dense", "0"): [0.0, 1.0, 2.0], ("a", "crop", "0.9"): [0.0, 0.5, 1.0]}
+        arms[("a", "random", "0.9")] = [-4.0, -4.0, -4.0]
+        return [" ".join(section.notes) for section in study_sections(make_scores(arms, {"a": [random_return]}))[:2]]
+
+    assert all("every arm is at 0.995 of dense or above" in text for text in notes(-999.0))
+    assert not any("of dense or above" in text for text in notes(-9.0))
 
 
 def test_pictures_can_be_made_again(scores, tmp_path):

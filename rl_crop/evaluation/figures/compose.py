@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_crop.evaluation.aggregate import RIVALS, Overall, improvements, sparsities
-from rl_crop.evaluation.best_time import time_families
+from rl_crop.evaluation.best_time import first_cuts, time_families
 from rl_crop.evaluation.figures.curves import draw_curves
 from rl_crop.evaluation.figures.improvement import draw_improvements, rows_of
 from rl_crop.evaluation.figures.overall import draw_overall, draw_profiles
@@ -73,8 +73,11 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
     """
     :param scores: the study
     :param task: its name
-    :return: its figures, all but the learning curves
+    :return: its figures, all but the learning curves; returns against the prune time only where there are several times, and
+        none at all where a single arm has nothing beside it
     """
+    if len(scores.results.groups(task)) < 2:
+        return []
     styles, cells = study_styles(scores), {"task": task}
     shown = {arm: style for arm, style in styles.items() if arm in {arm for arm, _ in scores.results.groups(task)}}
 
@@ -90,8 +93,8 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
         for ax, sparsity in zip(axes.flat, levels):
             draw_times(ax, scores, task, sparsity, styles)
             ax.set_gid(tag("*", sparsity))
-        timed = {arm for family in time_families(scores, task) for arm in (*family.automatic, *family.fixed)}
-        return _finish(figure, task, {arm: style for arm, style in shown.items() if arm in timed | {DENSE}})
+        cut_once = {arm for family in time_families(scores, task) for arm in (*family.automatic, *family.fixed)}
+        return _finish(figure, task, {arm: style for arm, style in shown.items() if arm in cut_once | {DENSE}})
 
     def widths() -> Any:
         runs = [run for group in scores.results.groups(task) for run in scores.results.of(task, *group)]
@@ -102,9 +105,10 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
             draw_widths(ax, scores, task, layer, styles)
         return _finish(figure, task, {})
 
+    timed = [Picture(f"{task}_prune_times", "Return against the prune time", times, cells)]
     return [
         Picture(f"{task}_parameters", "Return against remaining parameters", lambda: tradeoffs(PARAMETERS), cells),
-        Picture(f"{task}_prune_times", "Return against the prune time", times, cells),
+        *(timed if len(first_cuts(scores, task)) > 1 else []),
         Picture(f"{task}_costs", "Return against training time", lambda: tradeoffs(SECONDS, CPU_SECONDS), cells),
         Picture(f"{task}_widths", "Remaining widths by layer", widths, cells),
         *(
@@ -168,8 +172,9 @@ def overall_pictures(scores: Scores, tasks: list[str], sparsity: str, found: lis
         draw_profiles(axes[0, 1], found, styles)
         return _finish(figure, "", {arm.arm: styles[arm.arm] for arm in found})
 
+    scaled = [Picture(f"overall_{sparsity}", f"Normalised returns at {percent(sparsity)}", together, cells)] if found else []
     return [
-        Picture(f"overall_{sparsity}", f"Normalised returns at {percent(sparsity)}", together, cells),
+        *scaled,
         Picture(
             f"overall_improvement_{sparsity}",
             f"Probability of improvement at {percent(sparsity)}, mean of the environments",

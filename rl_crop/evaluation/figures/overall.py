@@ -12,7 +12,8 @@ from rl_crop.evaluation.statistics import performance_profile, profile_interval
 
 def draw_overall(axes: Any, found: Sequence[Overall], styles: Mapping[str, ArmStyle]) -> None:
     """
-    Draw one row an arm: the interquartile mean of normalised returns and its interval.
+    Draw one row an arm: the interquartile mean of normalised returns and its interval, from the margin on, so that a
+    difference looks as large as it is.
 
     :param axes: where
     :param found: the arms
@@ -21,8 +22,10 @@ def draw_overall(axes: Any, found: Sequence[Overall], styles: Mapping[str, ArmSt
     for row, arm in enumerate(found):
         error_bar(axes, arm.iqm, row, arm.interval, styles[arm.arm], tag(arm.arm, arm.sparsity), horizontal=True)
     name_rows(axes, [(arm.arm, arm.sparsity) for arm in found])
+    margin = max(arm.margin for arm in found)
     axes.axvline(1, color="#444444", linewidth=0.9, linestyle="--")
-    axes.set_xlabel("normalised return (random 0, dense 1)")
+    axes.axvline(margin, color="#444444", linewidth=0.9, linestyle=":")
+    axes.set_xlabel(f"normalised return (random 0, dense 1; dotted: the margin, {margin:.2f})")
     axes.set_title("interquartile mean, 95 % interval")
 
 
