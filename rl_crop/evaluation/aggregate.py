@@ -17,8 +17,9 @@ from rl_crop.evaluation.statistics import (
 )
 from rl_crop.evaluation.text import share
 
-# The arms that a method must beat: the same widths from scratch, any units, the usual criterion.
-RIVALS = ("dense_small", "random", "magnitude")
+# What a method must beat: small networks from scratch (arms of this name, and longer ones that begin with it, which have the
+# widths of another arm), any units, the usual criterion.
+SMALL, OTHERS = "dense_small", ("random", "magnitude")
 # Fewer seeds say too little to leave an environment out or to keep it.
 MIN_SEEDS = 3
 Interval = tuple[float, float]
@@ -181,7 +182,8 @@ def improvements(scores: Scores, tasks: Sequence[str], sparsity: str) -> list[Im
     :return: the comparisons that can be made
     """
     arms = arms_of(scores, tasks, sparsity)
-    found = [improvement(scores, tasks, sparsity, arm, rival) for rival in RIVALS for arm in arms if arm != rival]
+    rivals = [*(arm for arm in arms if arm.startswith(SMALL)), *OTHERS]
+    found = [improvement(scores, tasks, sparsity, arm, rival) for rival in rivals for arm in arms if arm != rival]
     return [comparison for comparison in found if comparison is not None]
 
 
@@ -214,10 +216,10 @@ def separation(scores: Scores, task: str, sparsity: str) -> Separation:
     if len(finals) > 1 and at_top > 0.5:
         return Separation(task, sparsity, False, f"saturated: {share(at_top)} of the runs end at {max(finals):.4g}")
     dense = scores.values(task, DENSE, "0")
-    references = {arm: scores.values(task, arm, sparsity) for arm in ("random", "dense_small")}
+    references = {arm: scores.values(task, arm, sparsity) for arm in ("random", SMALL)}
     references = {arm: values for arm, values in references.items() if len(values) >= MIN_SEEDS}
     if len(dense) < MIN_SEEDS or not references:
-        return Separation(task, sparsity, False, f"fewer than {MIN_SEEDS} seeds of dense, or of both random and dense_small")
+        return Separation(task, sparsity, False, f"fewer than {MIN_SEEDS} seeds of dense, or of both random and {SMALL}")
     top = interquartile_mean(dense)
     below = []
     for arm, values in references.items():

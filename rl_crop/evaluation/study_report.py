@@ -39,7 +39,8 @@ METHODS = (
     "ties as one half; its interval draws seeds for both arms at once. One seed has no interval: there it is 0, 0.5 or 1, and "
     "says little. Beside it: wins, ties and losses on paired seeds.",
     "Environments are put together only where they tell the arms apart: where random or dense_small stays below dense by more "
-    "than its interval, and not most runs end at the same highest return.",
+    "than its interval, and not most runs end at the same highest return. That is judged by the runs that are then compared, "
+    "which speaks for arms over these two; beside it stands the probability of improvement over all environments.",
     "The best fixed prune time is chosen on every other seed and tested on the others.",
     "Small dots are single seeds. Widths are ranges over seeds, layer by layer; pi is the actor, vf and qf are the "
     "critic, net is the only network there is.",
@@ -109,17 +110,21 @@ def write_files(sections: Sequence[Section], folder: Path, title: str) -> list[P
 
 
 def _overall_section(scores: Scores, sparsity: str) -> Section:
-    judged = [separation(scores, task, sparsity) for task in scores.results.tasks if sparsity in sparsities(scores, task)]
+    every = [task for task in scores.results.tasks if sparsity in sparsities(scores, task)]
+    judged = [separation(scores, task, sparsity) for task in every]
     tasks = [one.task for one in judged if one.separates]
     name, title = f"overall_{sparsity}", f"Environments together, {percent(sparsity)}"
+    everywhere = (
+        [improvement_table(improvements(scores, every, sparsity), ", all environments")] if len(tasks) < len(every) else []
+    )
     if not tasks:
-        return Section(name, title, ("No environment tells the arms apart.",), (separation_table(judged),))
+        return Section(name, title, ("No environment tells the arms apart.",), (separation_table(judged), *everywhere))
     found, left_out = overall(scores, tasks, sparsity)
     compared = improvements(scores, tasks, sparsity)
     return Section(
         name, title,
         (*(f"Left out: {what}." for what in left_out), *_coarse([arm.iqm for arm in found])),
-        (separation_table(judged), overall_table(found), improvement_table(compared)),
+        (separation_table(judged), overall_table(found), improvement_table(compared), *everywhere),
         tuple(overall_pictures(scores, tasks, sparsity, found)),
     )  # fmt: skip
 

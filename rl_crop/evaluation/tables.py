@@ -103,9 +103,10 @@ def arms_table(scores: Scores, task: str) -> Table:
     return Table("Arms", columns, rows, [{"task": task, "arm": one.arm, "sparsity": one.sparsity} for one in found])
 
 
-def improvement_table(found: Sequence[Improvement]) -> Table:
+def improvement_table(found: Sequence[Improvement], where: str = "") -> Table:
     """
     :param found: the comparisons
+    :param where: what the title adds
     :return: one row a comparison
     """
     columns = ("arm", "over", "environments", "probability of improvement [95 %]", "wins–ties–losses on paired seeds")
@@ -117,7 +118,7 @@ def improvement_table(found: Sequence[Improvement]) -> Table:
             estimate(one.probability, one.interval, "{:.2f}".format), f"{one.wins}–{one.ties}–{one.losses}",
         ])  # fmt: skip
         tags.append({"arm": one.arm, "sparsity": sparsity})
-    return Table("Probability of improvement", columns, rows, tags)
+    return Table(f"Probability of improvement{where}", columns, rows, tags)
 
 
 def times_table(found: Sequence[TimeComparison]) -> Table:

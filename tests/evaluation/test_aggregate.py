@@ -1,6 +1,6 @@
 import pytest
 
-from rl_crop.evaluation.aggregate import arms_of, improvement, overall, separation, sparsities, summarise
+from rl_crop.evaluation.aggregate import arms_of, improvement, improvements, overall, separation, sparsities, summarise
 from rl_crop.evaluation.best_time import compare_times
 from rl_crop.evaluation.results import Key
 from rl_crop.evaluation.study_report import study_sections
@@ -84,9 +84,9 @@ def test_a_task_without_a_run_at_a_sparsity_tells_nothing_there():
 
 @pytest.mark.parametrize("random,says", [(-10_000.0, True), (0.0, False)])
 def test_a_scale_that_is_too_coarse_for_the_arms_is_named(random, says):
-    scores = make_scores(DENSE | {("a", "crop", "0.9"): [70.0] * 3}, {"a": [random]})
-    notes = " ".join(study_sections(scores)[1].notes)
-    assert ("do not tell the arms apart here" in notes) is says
+    arms = DENSE | {("a", "crop", "0.9"): [70.0] * 3, ("a", "random", "0.9"): [50.0] * 3}
+    together, alone, _ = study_sections(make_scores(arms, {"a": [random]}))
+    assert all(("do not tell the arms apart here" in " ".join(section.notes)) is says for section in (together, alone))
 
 
 def test_improvement_uses_the_seeds_that_both_have():
@@ -105,6 +105,13 @@ def test_improvement_is_averaged_over_environments():
     assert improvement(scores, ["a", "b"], "0.9", "crop", "random").probability == 0.5
     assert improvement(scores, ["b"], "0.9", "dense", "random").probability == 1.0
     assert sparsities(scores) == ["0.9"] and arms_of(scores, ["b"], "0.9") == ["dense", "crop", "random"]
+
+
+def test_every_small_network_is_a_rival():
+    arms = {("a", name, "0.9"): [1.0, 2.0] for name in ("crop", "dense_small", "dense_small_crop", "magnitude", "other")}
+    found = improvements(make_scores(arms), ["a"], "0.9")
+    assert list(dict.fromkeys(one.rival for one in found)) == ["dense_small", "dense_small_crop", "magnitude"]
+    assert all(sum(one.rival == rival for one in found) == 4 for rival in ("dense_small", "dense_small_crop", "magnitude"))
 
 
 def test_environments_together():

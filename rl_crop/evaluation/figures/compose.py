@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rl_crop.evaluation.aggregate import RIVALS, Overall, improvements, sparsities
+from rl_crop.evaluation.aggregate import SMALL, Overall, improvements, sparsities
 from rl_crop.evaluation.best_time import first_cuts, time_families
 from rl_crop.evaluation.figures.curves import draw_curves
 from rl_crop.evaluation.figures.improvement import draw_improvements, rows_of
@@ -186,7 +186,7 @@ def overall_pictures(scores: Scores, tasks: list[str], sparsity: str, found: lis
 
 def _improvements(scores: Scores, tasks: list[str], sparsity: str, styles: dict[str, ArmStyle], title: str) -> Any:
     found = improvements(scores, tasks, sparsity)
-    rivals = [rival for rival in RIVALS if any(one.rival == rival for one in found)] or RIVALS[:1]
+    rivals = list(dict.fromkeys(one.rival for one in found)) or [SMALL]
     figure, axes = panels(1, len(rivals), (3.9, 1.3 + 0.27 * len(rows_of(found))), sharey=True)
     for ax, rival in zip(axes.flat, rivals):
         draw_improvements(ax, found, rival, styles)
