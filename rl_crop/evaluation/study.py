@@ -64,11 +64,11 @@ def load_study(path: str | Path) -> list[Cell]:
     Read a study.
 
     The file holds ``tasks`` (name → ``config``, a file beside the study's of an agent or of a supervised run, with
-    ``overrides`` for its keys and ``pruning`` for settings that its pruned arms share), ``arms`` (name → ``dense``, or
-    ``pruning`` of the configuration, or ``widths_of: <arm>`` for a dense network with the widths that another arm ended
-    with), ``recipes`` (``all``, or names: an arm of its name for each, unless ``arms`` has one), ``sparsities`` and
-    ``seeds``; a task may have sparsities and seeds of its own, name the ``arms`` that it takes part with, and, where only some
-    of these take part at a sparsity, name them by ``arms_at`` (sparsity → list).
+    ``overrides`` for its keys and ``pruning`` for settings that its pruned arms share, which win over the arms' own), ``arms``
+    (name → ``dense``, or ``pruning`` of the configuration, or ``widths_of: <arm>`` for a dense network with the widths that
+    another arm ended with), ``recipes`` (``all``, or names: an arm of its name for each, unless ``arms`` has one),
+    ``sparsities`` and ``seeds``; a task may have sparsities and seeds of its own, name the ``arms`` that it takes part with,
+    and, where only some of these take part at a sparsity, name them by ``arms_at`` (sparsity → list).
 
     :param path: a YAML file
     :return: its cells, in the order of the file; a cell stands behind the cell that it depends on
