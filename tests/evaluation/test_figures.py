@@ -81,6 +81,16 @@ def test_arms_of_one_task_have_one_scale(scores):
     assert first.get_ylim() == second.get_ylim() and first.get_ylim()[1] > 130
 
 
+def test_a_final_return_far_below_the_axes_stays_out_of_the_picture():
+    scores = make_scores({("a", "dense", "0"): [100.0] * 60, ("a", "crop", "0.9"): [100.0, -1e6]})
+    axes = panels(1, 1, (4, 3))[1][0, 0]
+    draw_curves(axes, scores, "a", "crop", "0.9", STYLES)
+    axes.figure.canvas.draw()
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [dot.get_clip_on() for dot in dots] == [False, True]
+    assert axes.get_ylim()[0] > -1e6 and axes.get_window_extent().height > 100
+
+
 def test_widths_are_means_over_seeds(scores, axes):
     runs = scores.results.of("a", "crop", "0.9")
     assert layers(runs) == [("pi", 0), ("pi", 1), ("vf", 0)]

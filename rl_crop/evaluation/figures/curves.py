@@ -27,16 +27,18 @@ def draw_curves(axes: Any, scores: Scores, task: str, arm: str, sparsity: str, s
     dense = scores.results.of(task, DENSE, "0")
     if dense and arm != DENSE:
         axes.plot(*_mean(dense), color=styles[DENSE].color, linewidth=1, linestyle=":", label="dense, mean")
+    low, high = _limits(scores, task)
     for run in runs:
-        gid = tag(arm, sparsity, run.key.seed)
+        gid, outside = tag(arm, sparsity, run.key.seed), not low <= run.score <= high
         axes.plot(run.timesteps, run.returns, color=color, linewidth=0.8, alpha=0.45, gid=gid)
-        axes.plot([run.n_timesteps], [run.score], "o", color=color, markersize=3.5, clip_on=False, gid=gid, zorder=4)
+        # On the edge of the axes, so that clipping would halve it; but far below them it would press all panels together.
+        axes.plot([run.n_timesteps], [run.score], "o", color=color, markersize=3.5, clip_on=outside, gid=gid, zorder=4)
         for share in run.cuts:
             axes.axvline(share * run.n_timesteps, color="#C04000", linestyle=(0, (4, 2)), linewidth=0.8, alpha=0.8, gid=gid)
     if runs:
         axes.plot(*_mean(runs), color=color, linewidth=2.2, gid=tag(arm, sparsity))
         axes.set_xlim(0, max(run.n_timesteps for run in runs))
-        axes.set_ylim(*_limits(scores, task))
+        axes.set_ylim(low, high)
     axes.set_title(f"{label(arm, sparsity)} ({len(runs)} {'seed' if len(runs) == 1 else 'seeds'})")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
