@@ -97,7 +97,7 @@ def test_all_environments_stand_beside_those_that_tell_arms_apart():
     arms |= {(task, "crop", "0.9"): [80.0, 90.0, 85.0] for task in "ab"}
     section = study_sections(make_scores(arms, {"a": [0.0], "b": [0.0]}))[0]
     apart, everywhere = (table for table in section.tables if table.title.startswith("Probability of improvement"))
-    assert everywhere.title == "Probability of improvement, all environments"
+    assert everywhere.title == "Probability of improvement in all environments"
     crop = [{row[0]: row for row in table.rows}["crop 90 %"] for table in (apart, everywhere)]
     # in a crop beats random on all three seeds, in b on none
     assert [(row[2], row[3][:4], row[4]) for row in crop] == [("a", "1.00", "3–0–0"), ("a, b", "0.50", "3–0–3")]
