@@ -46,6 +46,14 @@ def test_returns_stand_at_their_cost(scores, axes):
     assert interval == [[11.0, 70.0], [11.0, 90.0]] and mark == [[11.0, 80.0]]
 
 
+@pytest.mark.parametrize("lowest,text", [(-1e4, ["1 of 7 runs below"]), (50.0, [])])
+def test_a_collapsed_run_does_not_flatten_the_others(axes, lowest, text):
+    scores = make_scores({("a", "dense", "0"): [100.0, 110.0, 120.0], ("a", "crop", "0.9"): [lowest, 90.0, 80.0, 95.0]})
+    draw_tradeoff(axes, scores, "a", STYLES, CPU_SECONDS)
+    assert [one.get_text() for one in axes.texts] == text
+    assert (axes.get_ylim()[0] > lowest) == bool(text) and axes.get_ylim()[0] < 80 and axes.get_ylim()[1] > 120
+
+
 def test_arms_of_one_sparsity_stand_around_their_parameters(scores, axes):
     draw_tradeoff(axes, scores, "a", STYLES, PARAMETERS)
     places = [lines(axes, arm, "0.9")[-1][0][0] for arm in ("at_10", "at_50", "crop", "random")]

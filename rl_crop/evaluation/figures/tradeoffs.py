@@ -41,7 +41,8 @@ _SIZE = 7  # of the numbers above, in points; a digit is about 0.6 of it wide
 
 def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, ArmStyle], cost: Cost) -> None:
     """
-    Draw every seed as a small dot, and every arm's interquartile mean with its 95 % interval at its mean cost.
+    Draw every seed as a small dot, and every arm's interquartile mean with its 95 % interval at its mean cost. Collapsed runs
+    that would take more than half of the axis lie below it, and are counted there.
 
     :param axes: where
     :param scores: the study
@@ -70,12 +71,24 @@ def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, Arm
         places.setdefault(summary.arm, []).append((x, summary.iqm))
         if summary.arm == DENSE:
             axes.axhline(summary.iqm, color=style.color, linewidth=0.8, linestyle=":", gid=tag(DENSE, "0"))
+    _leave_collapsed_runs_below(axes, found)
     for arm, points in places.items():
         if len(points) > 1:
             axes.plot(*zip(*sorted(points)), color=styles[arm].color, linewidth=0.9, alpha=0.7, gid=tag(arm, "*"))
     if cost.beside:
         _mark_groups(axes, found, groups, room)
         _plain_numbers(axes)
+
+
+def _leave_collapsed_runs_below(axes: Any, found: list[ArmSummary]) -> None:
+    returns = [run.score for summary in found for run in summary.runs]
+    lowest, highest = min(returns, default=0.0), max(returns, default=0.0)
+    floor = min([float(np.quantile(returns or [0.0], 0.02, method="higher")), *(summary.iqm for summary in found)])
+    if highest - floor < 0.5 * (highest - lowest):
+        axes.set_ylim(floor - 0.08 * (highest - floor), highest + 0.08 * (highest - floor))
+        n_below = sum(score < axes.get_ylim()[0] for score in returns)
+        place = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": _SIZE, "color": "#444444"}
+        axes.annotate(f"{n_below} of {len(returns)} runs below", (0.0, 0.0), (4.0, 4.0), **place)
 
 
 def _by_sparsity(found: list[ArmSummary], cost: Cost) -> dict[str, list[float]]:
