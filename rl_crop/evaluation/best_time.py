@@ -64,6 +64,11 @@ class TimeFamily:
     automatic: list[str] = field(default_factory=list)
     fixed: list[str] = field(default_factory=list)
 
+    @property
+    def arms(self) -> list[str]:
+        """All of them."""
+        return [*self.automatic, *self.fixed]
+
 
 def time_families(scores: Scores, task: str) -> list[TimeFamily]:
     """
@@ -89,7 +94,7 @@ def first_cuts(scores: Scores, task: str) -> set[float]:
     :param task: its name
     :return: when the arms of :func:`time_families` were cut, in whole hundredths of the run
     """
-    cut_once = [(arm, family.sparsity) for family in time_families(scores, task) for arm in (*family.automatic, *family.fixed)]
+    cut_once = [(arm, family.sparsity) for family in time_families(scores, task) for arm in family.arms]
     return {round(run.cuts[0], 2) for group in cut_once for run in scores.results.of(task, *group) if run.cuts}
 
 

@@ -114,9 +114,12 @@ def _overall_section(scores: Scores, sparsity: str) -> Section:
     judged = [separation(scores, task, sparsity) for task in every]
     tasks = [one.task for one in judged if one.separates]
     name, title = f"overall_{sparsity}", f"Environments together, {percent(sparsity)}"
-    everywhere = [improvement_table(improvements(scores, every, sparsity), " in all environments")]
-    if len(every) in (1, len(tasks)):  # the table of that environment, or of those that tell arms apart, says the same
-        everywhere = []
+    everywhere = []
+    if len(every) not in (
+        1,
+        len(tasks),
+    ):  # else the table of that environment, or of those that tell arms apart, says the same
+        everywhere = [improvement_table(improvements(scores, every, sparsity), " in all environments")]
     if not tasks:
         return Section(name, title, ("No environment tells the arms apart.",), (separation_table(judged), *everywhere))
     found, left_out = overall(scores, tasks, sparsity)

@@ -93,7 +93,7 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
         for ax, sparsity in zip(axes.flat, levels):
             draw_times(ax, scores, task, sparsity, styles)
             ax.set_gid(tag("*", sparsity))
-        cut_once = {arm for family in time_families(scores, task) for arm in (*family.automatic, *family.fixed)}
+        cut_once = {arm for family in time_families(scores, task) for arm in family.arms}
         return _finish(figure, task, {arm: style for arm, style in shown.items() if arm in cut_once | {DENSE}})
 
     def widths() -> Any:

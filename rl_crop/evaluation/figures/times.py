@@ -29,7 +29,7 @@ def draw_times(axes: Any, scores: Scores, task: str, sparsity: str, styles: Mapp
     latest = 0.4
     for family in families:
         joined = []
-        for arm in (*family.automatic, *family.fixed):
+        for arm in family.arms:
             runs = [run for run in scores.results.of(task, arm, sparsity) if run.cuts]
             if not runs:
                 continue
