@@ -54,6 +54,17 @@ def test_a_collapsed_run_does_not_flatten_the_others(axes, lowest, text):
     assert (axes.get_ylim()[0] > lowest) == bool(text) and axes.get_ylim()[0] < 80 and axes.get_ylim()[1] > 120
 
 
+def test_prune_times_of_two_sparsities_have_one_scale_without_a_collapsed_run():
+    arms = {("a", "dense", "0"): [100.0, 110.0, 120.0], ("a", "crop", "0.9"): [-1e4, 90.0, 80.0, 95.0]}
+    arms[("a", "crop", "0.5")] = [95.0, 90.0, 100.0, 95.0]
+    scores = make_scores(arms, settings={"crop": {"when": "lazy", "cut": 0.2}})
+    row = panels(1, 2, (4, 3), sharey=True)[1][0]
+    for axes, sparsity in zip(row, ("0.5", "0.9")):
+        draw_times(axes, scores, "a", sparsity, STYLES)
+    assert [[one.get_text() for one in axes.texts] for axes in row] == [[], ["1 of 4 runs below"]]
+    assert row[0].get_ylim() == row[1].get_ylim() and 0 < row[0].get_ylim()[0] < 80 and row[0].get_ylim()[1] > 120
+
+
 def test_arms_of_one_sparsity_stand_around_their_parameters(scores, axes):
     draw_tradeoff(axes, scores, "a", STYLES, PARAMETERS)
     places = [lines(axes, arm, "0.9")[-1][0][0] for arm in ("at_10", "at_50", "crop", "random")]

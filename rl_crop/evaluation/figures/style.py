@@ -21,6 +21,8 @@ _KNOWN = {
 }
 _OTHERS = ("#882255", "#999933", "#332288", "#44AA99", "#661100", "#AA4499", "#6699CC", "#B8A000")
 _MARKERS = ("<", ">", "p", "h", "*", "8", "H")
+SMALL_TEXT = 7
+"""Of numbers within a picture, in points; a digit is about 0.6 of it wide."""
 _SETTINGS = {"font.size": 9, "axes.titlesize": 10, "svg.fonttype": "none", "svg.hashsalt": "rl_crop"}
 
 
@@ -119,6 +121,30 @@ def spread(index: int, count: int, width: float) -> float:
     :return: its distance from the middle
     """
     return width * (index / max(1, count - 1) - 0.5) if count > 1 else 0.0
+
+
+def leave_collapsed_runs_below(
+    axes: Any, returns: Sequence[float], estimates: Sequence[float], drawn: Sequence[float] | None = None
+) -> None:
+    """
+    Leave those runs below the axes that would take more than half of them, and write how many.
+
+    :param axes: where
+    :param returns: of all runs that these axes, or others of the same scale, show
+    :param estimates: what has to stay within the axes
+    :param drawn: the returns shown in these axes; by default all
+    """
+    if not returns:
+        return
+    lowest, highest = min(returns), max(returns)
+    floor = min(float(np.quantile(returns, 0.02, method="higher")), *estimates)
+    if highest - floor < 0.5 * (highest - lowest):
+        margin, drawn = 0.08 * (highest - floor), returns if drawn is None else drawn
+        axes.set_ylim(floor - margin, highest + margin)
+        n_below = sum(score < floor - margin for score in drawn)
+        place = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": SMALL_TEXT, "color": "#444444"}
+        if n_below:
+            axes.annotate(f"{n_below} of {len(drawn)} runs below", (0.0, 0.0), (4.0, 4.0), **place)
 
 
 def error_bar(

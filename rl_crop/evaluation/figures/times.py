@@ -1,12 +1,14 @@
 """The prune time found against fixed ones."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from rl_crop.evaluation.aggregate import summarise
 from rl_crop.evaluation.best_time import time_families
-from rl_crop.evaluation.figures.style import ArmStyle, error_bar, percent, spread, tag
+from rl_crop.evaluation.figures.style import ArmStyle, error_bar, leave_collapsed_runs_below, percent, spread, tag
 from rl_crop.evaluation.scores import DENSE, Scores
+from rl_crop.evaluation.statistics import interquartile_mean
 from rl_crop.evaluation.text import share
 
 # Arms that find their time often find the same; they share this much of the axis.
@@ -16,7 +18,7 @@ _WIDTH = 0.03
 def draw_times(axes: Any, scores: Scores, task: str, sparsity: str, styles: Mapping[str, ArmStyle]) -> None:
     """
     Draw returns against the share of the run at which the cut came: a dot a seed, filled where the time was found, hollow
-    where it was fixed; fixed times of one family are joined.
+    where it was fixed; fixed times of one family are joined. Panels of one task have one scale.
 
     :param axes: where
     :param scores: the study
@@ -26,7 +28,7 @@ def draw_times(axes: Any, scores: Scores, task: str, sparsity: str, styles: Mapp
     """
     families = [family for family in time_families(scores, task) if family.sparsity == sparsity]
     found = [arm for family in families for arm in family.automatic]
-    latest = 0.4
+    latest, drawn = 0.4, list[float]()
     for family in families:
         joined = []
         for arm in family.arms:
@@ -41,6 +43,7 @@ def draw_times(axes: Any, scores: Scores, task: str, sparsity: str, styles: Mapp
             middle = sum(run.cuts[0] for run in runs) / len(runs)
             error_bar(axes, middle + shift, summary.iqm, summary.interval, styles[arm], tag(arm, sparsity))
             joined += [(middle, summary.iqm)] if arm in family.fixed else []
+            drawn += [run.score for run in runs]
             latest = max(latest, *(run.cuts[0] + _WIDTH for run in runs))
         if len(joined) > 1:
             axes.plot(*zip(*sorted(joined)), color="#555555", linewidth=0.9, zorder=1, gid=tag("*", sparsity))
@@ -48,6 +51,8 @@ def draw_times(axes: Any, scores: Scores, task: str, sparsity: str, styles: Mapp
     if dense:
         iqm = summarise(scores, task, DENSE, "0").iqm
         axes.axhline(iqm, color=styles[DENSE].color, linewidth=0.8, linestyle=":", gid=tag(DENSE, "0"))
+    every = [values for group in scores.results.groups(task) if (values := scores.values(task, *group))]
+    leave_collapsed_runs_below(axes, [*chain(*every)], [interquartile_mean(values) for values in every], drawn)
     axes.xaxis.set_major_formatter(lambda value, _: share(value))
     axes.set_xlim(0, latest)
     axes.set_title(percent(sparsity))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rl_crop.evaluation.aggregate import ArmSummary, summaries
-from rl_crop.evaluation.figures.style import ArmStyle, error_bar, percent, spread, tag
+from rl_crop.evaluation.figures.style import SMALL_TEXT, ArmStyle, error_bar, leave_collapsed_runs_below, percent, spread, tag
 from rl_crop.evaluation.results import Run
 from rl_crop.evaluation.scores import DENSE, Scores
 from rl_crop.evaluation.text import extent
@@ -36,7 +36,6 @@ CPU_SECONDS = Cost("processor time of training with cuts, seconds", lambda run: 
 # Arms of one sparsity stand this far apart on a logarithmic axis, in decades, and all of them within the second, or within
 # what the nearest other sparsity leaves.
 _STEP, _WIDTH = 0.06, 0.34
-_SIZE = 7  # of the numbers above, in points; a digit is about 0.6 of it wide
 
 
 def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, ArmStyle], cost: Cost) -> None:
@@ -71,24 +70,14 @@ def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, Arm
         places.setdefault(summary.arm, []).append((x, summary.iqm))
         if summary.arm == DENSE:
             axes.axhline(summary.iqm, color=style.color, linewidth=0.8, linestyle=":", gid=tag(DENSE, "0"))
-    _leave_collapsed_runs_below(axes, found)
+    returns = [run.score for summary in found for run in summary.runs]
+    leave_collapsed_runs_below(axes, returns, [summary.iqm for summary in found])
     for arm, points in places.items():
         if len(points) > 1:
             axes.plot(*zip(*sorted(points)), color=styles[arm].color, linewidth=0.9, alpha=0.7, gid=tag(arm, "*"))
     if cost.beside:
         _mark_groups(axes, found, groups, room)
         _plain_numbers(axes)
-
-
-def _leave_collapsed_runs_below(axes: Any, found: list[ArmSummary]) -> None:
-    returns = [run.score for summary in found for run in summary.runs]
-    lowest, highest = min(returns, default=0.0), max(returns, default=0.0)
-    floor = min([float(np.quantile(returns or [0.0], 0.02, method="higher")), *(summary.iqm for summary in found)])
-    if highest - floor < 0.5 * (highest - lowest):
-        axes.set_ylim(floor - 0.08 * (highest - floor), highest + 0.08 * (highest - floor))
-        n_below = sum(score < axes.get_ylim()[0] for score in returns)
-        place = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": _SIZE, "color": "#444444"}
-        axes.annotate(f"{n_below} of {len(returns)} runs below", (0.0, 0.0), (4.0, 4.0), **place)
 
 
 def _by_sparsity(found: list[ArmSummary], cost: Cost) -> dict[str, list[float]]:
@@ -115,7 +104,7 @@ def _width(n_arms: int, room: float) -> float:
 def _mark_groups(axes: Any, found: list[ArmSummary], groups: Mapping[str, list[float]], room: float) -> None:
     # Marks stand beside their true place, so the true place is written above them; where two would overlap, one stands higher.
     inches = axes.get_window_extent().width / axes.figure.dpi
-    decades_a_digit = float(np.log10(axes.get_xlim()[1] / axes.get_xlim()[0])) / inches * 0.6 * _SIZE / 72
+    decades_a_digit = float(np.log10(axes.get_xlim()[1] / axes.get_xlim()[0])) / inches * 0.6 * SMALL_TEXT / 72
     ends: list[float] = []  # how far to the right the text reaches, by level
     for sparsity, costs in sorted(groups.items(), key=lambda group: float(np.mean(group[1]))):
         n_arms = sum(summary.sparsity == sparsity for summary in found)
@@ -126,8 +115,10 @@ def _mark_groups(axes: Any, found: list[ArmSummary], groups: Mapping[str, list[f
         level = next((level for level, end in enumerate(ends) if end < middle / half_text), len(ends))
         ends[level : level + 1] = [middle * half_text]
         place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center", "color": "#444444"}
-        above = (0.0, 2.0 + 2.8 * _SIZE * level)
-        axes.annotate(f"{percent(sparsity)}\n{numbers}", (middle, 1.0), above, gid=tag("*", sparsity), fontsize=_SIZE, **place)
+        above = (0.0, 2.0 + 2.8 * SMALL_TEXT * level)
+        axes.annotate(
+            f"{percent(sparsity)}\n{numbers}", (middle, 1.0), above, gid=tag("*", sparsity), fontsize=SMALL_TEXT, **place
+        )
 
 
 def _plain_numbers(axes: Any) -> None:
