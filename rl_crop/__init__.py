@@ -1,14 +1,14 @@
 """Early, structured network pruning for Stable-Baselines3 agents by gradient-flow preservation."""
 
-from rl_crop.core.drivers import run_recipe
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import PruningPlan
 from rl_crop.core.prune import plan_pruning, prune_model
-from rl_crop.core.recipes import RECIPES as recipes
-from rl_crop.core.report import PruningReport
+from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.report import PruningReport
+from rl_crop.core.recipes.drivers import run_recipe
+from rl_crop.core.recipes.registry import RECIPES as recipes
 from rl_crop.export import export_actor
+from rl_crop.sb3.agent import plan_policy_pruning, prune_policy
 from rl_crop.sb3.callback import PruningCallback
-from rl_crop.sb3.prune import plan_policy_pruning, prune_policy
 
 __version__ = "0.1.0"
 

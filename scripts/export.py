@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import tyro
 
 import rl_crop
-from rl_crop.core.report import table
+from rl_crop.core.pruning.report import table
 from rl_crop.evaluation import ConfigError, SavedAgent
 from rl_crop.export.latency import latency_cells, latency_rows
 

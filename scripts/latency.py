@@ -21,7 +21,7 @@ import tyro
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import rl_crop
-from rl_crop.core.report import table
+from rl_crop.core.pruning.report import table
 from rl_crop.evaluation import load_config
 from rl_crop.evaluation.building import build_env, build_model
 from rl_crop.evaluation.networks import read_widths

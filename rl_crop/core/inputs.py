@@ -8,9 +8,9 @@ import torch as th
 from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from rl_crop.core.curvature import called
+from rl_crop.core.importance.curvature import called
+from rl_crop.core.model import Run, make_run
 from rl_crop.core.rng import isolated_rng, undisturbed
-from rl_crop.core.subject import Run, make_run
 
 MAX_OBSERVATIONS = 2048
 """Observations kept for activations and compensation; a convolution has many rows in each."""

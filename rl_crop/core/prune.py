@@ -8,15 +8,15 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.graph.groups import named_tensors
 from rl_crop.core.inputs import given_inputs, recorded_inputs
-from rl_crop.core.mask_plan import make_mask_plan
-from rl_crop.core.plan import PruningPlan, make_plan
-from rl_crop.core.report import PruningReport
+from rl_crop.core.masking.plan import make_mask_plan
+from rl_crop.core.model import Copy, Network, Subject
+from rl_crop.core.pruning.plan import PruningPlan, make_plan
+from rl_crop.core.pruning.report import PruningReport
+from rl_crop.core.pruning.settings import Settings, Target
+from rl_crop.core.pruning.steps import apply_steps, step_targets
 from rl_crop.core.rng import isolated_rng
-from rl_crop.core.settings import Settings, Target
-from rl_crop.core.steps import apply_steps, step_targets
-from rl_crop.core.subject import Copy, Network, Subject
-from rl_crop.core.units import named_tensors
 
 ModelLoss = Callable[[nn.Module, Any], th.Tensor]
 NOT_CALLED = (
@@ -48,7 +48,7 @@ def plan_pruning(
     :param optimizers: whose state is cut along when the plan is applied. Masks hold through their steps; without any, before
         every call of the module.
     :param mirrors: modules of the same structure (an averaged copy, a target) cut at the same indices.
-    :param settings: see :class:`~rl_crop.core.settings.Settings`.
+    :param settings: see :class:`~rl_crop.core.pruning.settings.Settings`.
     :return: the plan.
     :raises PruningError: the arguments, the loss or the data do not allow it; says what to do.
     """

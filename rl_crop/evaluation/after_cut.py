@@ -11,10 +11,10 @@ import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-import rl_crop.core.compensation
-import rl_crop.core.plan
+import rl_crop.core.pruning.compensation
+import rl_crop.core.pruning.plan
 from rl_crop import prune_policy
-from rl_crop.core.compensation import RIDGE
+from rl_crop.core.pruning.compensation import RIDGE
 from rl_crop.evaluation.agents import episode_returns
 from rl_crop.evaluation.algorithms import algorithm_class
 from rl_crop.evaluation.config import ConfigError, RunConfig
@@ -32,9 +32,9 @@ def another_way(ridge: float, keeps_state: bool) -> Iterator[None]:
     :param keeps_state: whether optimizers keep their (cut) state although weights were refitted
     """
     with ExitStack() as stack:
-        stack.enter_context(patch.object(rl_crop.core.compensation, "RIDGE", ridge))
+        stack.enter_context(patch.object(rl_crop.core.pruning.compensation, "RIDGE", ridge))
         if keeps_state:
-            stack.enter_context(patch.object(rl_crop.core.plan, "forget", lambda *_: None))
+            stack.enter_context(patch.object(rl_crop.core.pruning.plan, "forget", lambda *_: None))
         yield
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_crop.core.report import table
+from rl_crop.core.pruning.report import table
 from rl_crop.evaluation.agents import SavedAgent, episode_returns
 from rl_crop.evaluation.config import short_hash
 from rl_crop.evaluation.networks import count_parameters, read_widths

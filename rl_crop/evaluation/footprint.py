@@ -15,8 +15,8 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from rl_crop.core.drivers import begun
 from rl_crop.core.errors import PruningError
+from rl_crop.core.recipes.drivers import begun
 from rl_crop.evaluation.benchmark.footprint import bytes_of
 from rl_crop.evaluation.building import build_env, build_model, build_pruning_callback
 from rl_crop.evaluation.config import RunConfig

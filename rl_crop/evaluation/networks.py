@@ -5,7 +5,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from rl_crop.core.plan import trace
+from rl_crop.core.pruning.plan import trace
 from rl_crop.sb3.task import agent_subject
 from rl_crop.supervised.pruning import weights_left
 

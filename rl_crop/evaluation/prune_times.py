@@ -6,9 +6,9 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from rl_crop.core.triggers import SETTLED
+from rl_crop.core.recipes.triggers import SETTLED
+from rl_crop.sb3.agent import plan_policy_pruning, prunable_parameters
 from rl_crop.sb3.data import BATCH_SIZE, first_data
-from rl_crop.sb3.prune import plan_policy_pruning, prunable_parameters
 from rl_crop.sb3.timing import TRIGGERS, Timetable
 
 

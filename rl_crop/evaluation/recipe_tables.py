@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rl_crop.core.recipes import RECIPES
+from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.evaluation.figures.style import percent
 from rl_crop.evaluation.results import Folder, Key, read_folder
 from rl_crop.evaluation.scores import DENSE

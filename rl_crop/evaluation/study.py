@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rl_crop.core.recipe import Recipe
-from rl_crop.core.recipes import RECIPES
+from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.evaluation.config import ConfigError, read_yaml, short_hash
 from rl_crop.evaluation.tasks import TaskConfig, load_task
 

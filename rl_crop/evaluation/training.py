@@ -11,8 +11,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from rl_crop.core.drivers import resolve_recipe, run_recipe
-from rl_crop.core.report import PruningReport
+from rl_crop.core.pruning.report import PruningReport
+from rl_crop.core.recipes.drivers import resolve_recipe, run_recipe
 from rl_crop.evaluation.building import build_pruning_callback
 from rl_crop.evaluation.config import RunConfig
 from rl_crop.sb3.task import AgentTask

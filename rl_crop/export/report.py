@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rl_crop.core.report import table
+from rl_crop.core.pruning.report import table
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from typing import Any
 from stable_baselines3.common.policies import BasePolicy
 
 from rl_crop.core.errors import PruningError
-from rl_crop.sb3.families.actor_critic import actor_critic
-from rl_crop.sb3.families.deterministic import deterministic_actor_critic
-from rl_crop.sb3.families.evolution import random_search
-from rl_crop.sb3.families.q_learning import q_learning, quantile_regression
-from rl_crop.sb3.families.recurrent import recurrent_actor_critic
-from rl_crop.sb3.families.soft import soft_actor_critic, truncated_quantile_critics
 from rl_crop.sb3.networks import Hyperparameters, PolicyNetworks
+from rl_crop.sb3.policies.actor_critic import actor_critic
+from rl_crop.sb3.policies.deterministic import deterministic_actor_critic
+from rl_crop.sb3.policies.evolution import random_search
+from rl_crop.sb3.policies.q_learning import q_learning, quantile_regression
+from rl_crop.sb3.policies.recurrent import recurrent_actor_critic
+from rl_crop.sb3.policies.soft import soft_actor_critic, truncated_quantile_critics
 
 ADAPTERS: dict[str, Callable[[Any, Hyperparameters], PolicyNetworks]] = {
     "stable_baselines3.common.policies.ActorCriticPolicy": actor_critic,

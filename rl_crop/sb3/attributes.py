@@ -4,7 +4,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch.nn.utils import parameters_to_vector
 
-from rl_crop.core.surgery import Transaction
+from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.sb3.extractors import rewrite_extractors
 from rl_crop.sb3.networks import PolicyNetworks
 

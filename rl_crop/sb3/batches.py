@@ -8,7 +8,7 @@ import numpy as np
 import torch as th
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.scoring import GRADIENT_FREE
+from rl_crop.core.importance.context import GRADIENT_FREE
 
 
 class Samples(SimpleNamespace):

@@ -11,18 +11,18 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import PruningPlan
-from rl_crop.core.recipe import Recipe
-from rl_crop.core.schedules import SCHEDULES
-from rl_crop.core.settings import Settings, Target, check_choices, check_counts
-from rl_crop.core.steps import apply_steps, step_targets
-from rl_crop.core.triggers import SETTLED
+from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.schedules import SCHEDULES
+from rl_crop.core.pruning.settings import Settings, Target, check_choices, check_counts
+from rl_crop.core.pruning.steps import apply_steps, step_targets
+from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.triggers import SETTLED
+from rl_crop.sb3.agent import check_criterion, plan_policy_pruning, prunable_parameters, target_by_network
 from rl_crop.sb3.best_models import keep_dense_best
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, first_data
 from rl_crop.sb3.history import History
 from rl_crop.sb3.learning_rate import check_factor, scale_learning_rate
 from rl_crop.sb3.masks import restore_masks
-from rl_crop.sb3.prune import check_criterion, plan_policy_pruning, prunable_parameters, target_by_network
 from rl_crop.sb3.random_search import between_updates, no_longer, refuse_workers
 from rl_crop.sb3.recipe_run import RecipeRun, with_recipe
 from rl_crop.sb3.scoring import training_batches
@@ -47,7 +47,7 @@ class PruningCallback(BaseCallback):
     rollout starts at the checkpoint, and an on-policy agent is cut up to one rollout later.
 
     :param sparsity: share of each network's prunable parameters to remove, in [0, 1): one number, or by network.
-    :param criterion: name of the criterion, or a function of a ``Scoring``.
+    :param criterion: name of the criterion, or a function of a ``ImportanceContext``.
     :param networks: with one number, the networks it applies to (all by default).
     :param scope: ``"network"``, ``"layer"`` or ``"global"``.
     :param budget: ``"params"``, ``"flops"`` or ``"units"``.
@@ -263,7 +263,7 @@ class PruningCallback(BaseCallback):
         """Score and plan (of an iterative event, the first step), or plan with the scores of an earlier part of the run."""
         sizes = self.n_batches, self.batch_size
         self._batches = training_batches(self.model, self.memory, *sizes, self._seed, at_end)
-        plan = self._plan_for(self._step_targets()[0], **({} if scores is None else {"criterion": lambda scoring: scores}))
+        plan = self._plan_for(self._step_targets()[0], **({} if scores is None else {"criterion": lambda context: scores}))
         self._plan = replace(plan, settings=replace(plan.settings, criterion=self.settings["criterion"]))
         self._planned_at = self._history.n_cuts
 

@@ -17,11 +17,11 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.model import mapped
 from rl_crop.core.rng import eval_mode, isolated_rng
-from rl_crop.core.subject import mapped
 from rl_crop.sb3.batches import Samples
-from rl_crop.sb3.families.recurrent import STATES
-from rl_crop.sb3.families.soft import kept_noise
+from rl_crop.sb3.policies.recurrent import STATES
+from rl_crop.sb3.policies.soft import kept_noise
 
 N_BATCHES = 8
 BATCH_SIZE = 256

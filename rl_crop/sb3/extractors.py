@@ -21,10 +21,10 @@ from stable_baselines3.common.utils import get_parameters_by_name, obs_as_tensor
 from torch import nn
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import TRACE_BATCH
+from rl_crop.core.graph.groups import named_tensors
+from rl_crop.core.pruning.plan import TRACE_BATCH
+from rl_crop.core.pruning.surgery import Transaction, select, update_sizes
 from rl_crop.core.rng import isolated_rng, undisturbed
-from rl_crop.core.surgery import Transaction, select, update_sizes
-from rl_crop.core.units import named_tensors
 
 Shapes = Mapping[str, Sequence[int]]
 """Shapes of parameters and buffers by name; those not named are as their class builds them."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from rl_crop.core.plan import PruningPlan
-from rl_crop.core.report import PruningReport, unit_notes
-from rl_crop.core.steps import merge_reports
-from rl_crop.sb3.prune import remember
+from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.report import PruningReport, unit_notes
+from rl_crop.core.pruning.steps import merge_reports
+from rl_crop.sb3.agent import remember
 
 SOURCE = "PruningCallback"
 

@@ -13,8 +13,8 @@ import torch as th
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from torch import nn
 
-from rl_crop.core.surgery import Transaction
-from rl_crop.core.tracing import LayerObserver, no_grad_trace
+from rl_crop.core.graph.tracer import LayerObserver, no_grad_trace
+from rl_crop.core.pruning.surgery import Transaction
 
 LARGEST = 10.0
 """By how much a standard deviation may grow: features that are hardly active here would make wild noise where they are."""

@@ -10,17 +10,17 @@ from typing import Any, ParamSpec
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.fates import as_target
-from rl_crop.core.recipe import Recipe
-from rl_crop.core.recipes import resolve_recipe
-from rl_crop.core.schedules import SCHEDULES
-from rl_crop.core.scoring import GRADIENT_FREE
-from rl_crop.core.settings import check_choices
-from rl_crop.core.sparse_training import SparseTraining
-from rl_crop.core.subject import Subject
+from rl_crop.core.importance.context import GRADIENT_FREE
+from rl_crop.core.model import Subject
+from rl_crop.core.pruning.schedules import SCHEDULES
+from rl_crop.core.pruning.settings import check_choices
+from rl_crop.core.recipes.engine import SparseTraining
+from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.registry import resolve_recipe
+from rl_crop.core.recipes.strategies import as_target
+from rl_crop.sb3.agent import remember, target_by_network
 from rl_crop.sb3.best_models import keep_dense_best
 from rl_crop.sb3.history import SOURCE, History
-from rl_crop.sb3.prune import remember, target_by_network
 from rl_crop.sb3.scoring import training_batches
 from rl_crop.sb3.task import agent_subject
 from rl_crop.sb3.watch_state import WatchState
@@ -38,7 +38,7 @@ def with_recipe(init: Callable[P, None]) -> Callable[P, None]:
     """
     Fill in the arguments that a recipe decides; those that are given win.
 
-    A recipe that the callback's own arguments cannot express is handed on as a :class:`~rl_crop.core.recipe.Recipe`, for the
+    A recipe that the callback's own arguments cannot express is handed on as a ``Recipe``, for the
     engine; the name of any other stays a name.
     """
 

@@ -9,11 +9,11 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import TRACE_BATCH
+from rl_crop.core.graph.groups import named_tensors
+from rl_crop.core.model import Copy, Network, Run, Subject, make_run, mapped
+from rl_crop.core.pruning.plan import TRACE_BATCH
+from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.core.rng import eval_mode, isolated_rng
-from rl_crop.core.subject import Copy, Network, Run, Subject, make_run, mapped
-from rl_crop.core.surgery import Transaction
-from rl_crop.core.units import named_tensors
 from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.attributes import rewrite_sizes
 from rl_crop.sb3.batches import as_samples

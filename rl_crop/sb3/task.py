@@ -16,12 +16,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.subject import Subject
+from rl_crop.core.model import Subject
 from rl_crop.sb3.adapters import describe
+from rl_crop.sb3.agent import unwrap
 from rl_crop.sb3.batches import as_samples
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches
 from rl_crop.sb3.networks import Hyperparameters
-from rl_crop.sb3.prune import unwrap
 from rl_crop.sb3.subject import algorithm_optimizers, policy_subject
 
 
@@ -39,7 +39,7 @@ def agent_subject(model: BaseAlgorithm, batches: Sequence[Any]) -> Subject:
 
 class AgentTask:
     """
-    A :class:`~rl_crop.core.drivers.Task`: ``rl_crop.run_recipe(AgentTask(model, 100_000), "ltr", 0.9)``.
+    A :class:`~rl_crop.core.recipes.drivers.Task`: ``rl_crop.run_recipe(AgentTask(model, 100_000), "ltr", 0.9)``.
 
     Going back to a snapshot brings back weights, targets, optimizers, replay buffer, normalisation statistics, generators and
     the number of timesteps; the environment starts a new episode and goes on with its own generator.

@@ -7,10 +7,10 @@ from typing import Any
 import torch as th
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import PruningPlan
-from rl_crop.core.schedules import gradual_sparsities, relative_sparsity
-from rl_crop.core.settings import Target
-from rl_crop.core.triggers import (
+from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.schedules import gradual_sparsities, relative_sparsity
+from rl_crop.core.pruning.settings import Target
+from rl_crop.core.recipes.triggers import (
     SETTLED,
     DistanceTrigger,
     EarlyPruningIndicator,

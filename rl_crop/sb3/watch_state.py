@@ -8,9 +8,9 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import PruningPlan
-from rl_crop.core.subject import mapped
-from rl_crop.core.tracing import tensors_in
+from rl_crop.core.graph.tracer import tensors_in
+from rl_crop.core.model import mapped
+from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.sb3.batches import Samples
 from rl_crop.sb3.data import RolloutMemory
 from rl_crop.sb3.timing import Timetable

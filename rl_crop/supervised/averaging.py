@@ -7,7 +7,7 @@ import torch as th
 from torch import nn
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.units import named_tensors
+from rl_crop.core.graph.groups import named_tensors
 
 
 def check_average(average: Any) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch as th
 from torch import nn
 
-from rl_crop.core.early_exits import MultiExit
 from rl_crop.core.errors import PruningError
+from rl_crop.core.recipes.systems.early_exits import MultiExit
 from rl_crop.supervised.convnets import resnet18, resnext, vgg16
 from rl_crop.supervised.language import character_gru, character_transformer
 

@@ -8,14 +8,14 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from rl_crop.core.allocation import Budget
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import make_plan, trace
-from rl_crop.core.recipe import OPTIONS, Recipe
-from rl_crop.core.recipes import RECIPES
-from rl_crop.core.scoring import Saliency, Scoring
-from rl_crop.core.settings import Settings, check_sparsity
-from rl_crop.core.subject import Subject
+from rl_crop.core.importance.context import ImportanceContext, Saliency
+from rl_crop.core.model import Subject
+from rl_crop.core.pruning.allocation import Budget
+from rl_crop.core.pruning.plan import make_plan, trace
+from rl_crop.core.pruning.settings import Settings, check_sparsity
+from rl_crop.core.recipes.recipe import OPTIONS, Recipe
+from rl_crop.core.recipes.registry import RECIPES
 
 EARLY = Recipe(criterion="crop", when="lazy", compensation="least_squares", options={"earliest": 0.1, "latest": 0.3})
 """What ``pruning:`` without a recipe starts from."""
@@ -28,7 +28,7 @@ def chosen_recipe(pruning: Mapping[str, Any]) -> tuple[Recipe, float]:
     The recipe that ``pruning:`` asks for.
 
     :param pruning: ``sparsity``; ``recipe``, a name in ``rl_crop.recipes`` (early pruning of units by default); and what is
-        changed in it: fields of :class:`~rl_crop.core.recipe.Recipe`, and its options.
+        changed in it: fields of :class:`~rl_crop.core.recipes.recipe.Recipe`, and its options.
     :return: the recipe, and the sparsity (0.9 by default).
     :raises PruningError: names the key that is unknown or wrong.
     """
@@ -72,8 +72,8 @@ def give_widths(subject: Subject, widths: Mapping[str, int], seed: int) -> None:
         if not 0 < kept[group.name] <= group.n_units:
             raise PruningError(f"widths[{group.name!r}]={widths.get(group.name)} is not in 1..{group.n_units * positions}.")
 
-    def first_units(scoring: Scoring) -> Saliency:
-        return {group.name: (np.arange(group.n_units) < kept[group.name]).astype(float) for group in scoring.groups}
+    def first_units(context: ImportanceContext) -> Saliency:
+        return {group.name: (np.arange(group.n_units) < kept[group.name]).astype(float) for group in context.groups}
 
     budget = Budget(graph, [name for network in subject.networks for name in network.parameters])
     make_plan(subject, budget.sparsity(kept), Settings(first_units, compensation="none")).apply()

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch as th
 
-from rl_crop.core.drivers import run_recipe
-from rl_crop.core.plan import trace
+from rl_crop.core.pruning.plan import trace
+from rl_crop.core.recipes.drivers import run_recipe
 from rl_crop.supervised.building import build_network, build_trainer, load_data
 from rl_crop.supervised.config import SupervisedConfig
 from rl_crop.supervised.data import Data

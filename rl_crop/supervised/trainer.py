@@ -13,10 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.graph.groups import named_tensors
+from rl_crop.core.model import Subject
 from rl_crop.core.prune import module_subject
 from rl_crop.core.rng import eval_mode, isolated_rng
-from rl_crop.core.subject import Subject
-from rl_crop.core.units import named_tensors
 from rl_crop.supervised.averaging import WeightAverage, check_average
 from rl_crop.supervised.data import batches_of
 from rl_crop.supervised.objectives import Objective
@@ -30,7 +30,7 @@ EVALUATION_BATCH = 512
 
 class Trainer:
     """
-    Trains a model on pairs of inputs and targets; a :class:`~rl_crop.core.drivers.Task`.
+    Trains a model on pairs of inputs and targets; a :class:`~rl_crop.core.recipes.drivers.Task`.
 
     :param model: called with the inputs of a batch.
     :param objective: what is minimised and measured.

@@ -15,4 +15,4 @@ def double_precision():
 @pytest.fixture(autouse=True)
 def short_fits(monkeypatch):
     """Tests of the fit itself set their own number of steps."""
-    monkeypatch.setattr("rl_crop.core.distillation.STEPS", 20)
+    monkeypatch.setattr("rl_crop.core.pruning.distillation.STEPS", 20)

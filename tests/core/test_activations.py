@@ -5,9 +5,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from rl_crop.core import activations
-from rl_crop.core.activations import dormant_shares, patches_of, rows_of, unit_activations
+from rl_crop.core.graph.tracer import LayerObserver, tensors_in
+from rl_crop.core.importance.activations import dormant_shares, patches_of, rows_of, unit_activations
 from rl_crop.core.prune import plan_pruning
-from rl_crop.core.tracing import LayerObserver, tensors_in
 from tests.core.networks import Calls, mlp
 
 

@@ -3,13 +3,13 @@ import pytest
 import torch as th
 from torch import nn
 
-from rl_crop.core.allocation import Budget, allocate
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import make_plan
+from rl_crop.core.graph.groups import named_tensors
+from rl_crop.core.model import Copy, Network, Subject, make_run
 from rl_crop.core.prune import plan_pruning
-from rl_crop.core.settings import Settings
-from rl_crop.core.subject import Copy, Network, Subject, make_run
-from rl_crop.core.units import named_tensors
+from rl_crop.core.pruning.allocation import Budget, allocate
+from rl_crop.core.pruning.plan import make_plan
+from rl_crop.core.pruning.settings import Settings
 from tests.core.networks import Calls, Residual, batches, cnn, mlp, mse, settled
 from tests.core.oracles import count_removed, n_params
 
@@ -105,8 +105,8 @@ def test_a_share_of_equal_shares_is_a_floor_that_every_sparsity_allows(share, sp
     """The second layer's scores are all below the first's, so that it alone would pay."""
     model, data = mlp((6, 64, 48, 3)), batches((6,), 3)
 
-    def skewed(scoring):
-        return {group.name: np.arange(group.n_units) + 1000.0 * (group.name == "0") for group in scoring.groups}
+    def skewed(context):
+        return {group.name: np.arange(group.n_units) + 1000.0 * (group.name == "0") for group in context.groups}
 
     settings = {"criterion": skewed, "budget": budget, "compensation": "none"}
     even = plan_pruning(model, mse, data, sparsity, scope="layer", **settings).widths_after

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from torch import nn
 
+from rl_crop.core.graph.groups import find_units, named_tensors
 from rl_crop.core.prune import plan_pruning, prune_model
-from rl_crop.core.units import find_units, named_tensors
 from tests.core.networks import Calls, mse, settled
 from tests.core.oracles import MaskedTwin
 from tests.sb3.image_agents import SIDE, OwnExtractor

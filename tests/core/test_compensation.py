@@ -13,8 +13,8 @@ from tests.core.networks import Calls, Residual, batches, mlp, mse, settled
 def keeping(**kept):
     """A criterion that keeps these units of these layers."""
 
-    def criterion(scoring):
-        found = {group.name: np.zeros(group.n_units) for group in scoring.groups}
+    def criterion(context):
+        found = {group.name: np.zeros(group.n_units) for group in context.groups}
         for name, units in kept.items():
             found[name.lstrip("_")][units] = 1.0
         return found

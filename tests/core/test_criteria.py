@@ -7,12 +7,12 @@ from scipy.linalg import qr
 from torch import nn
 from torch.func import functional_call
 
-from rl_crop.core.criteria import CRITERIA, resolve_criterion
 from rl_crop.core.errors import PruningError
+from rl_crop.core.graph.groups import Group
+from rl_crop.core.importance.context import unit_scores
+from rl_crop.core.importance.criteria import CRITERIA, resolve_criterion
 from rl_crop.core.prune import plan_pruning
 from rl_crop.core.rng import isolated_rng
-from rl_crop.core.scoring import unit_scores
-from rl_crop.core.units import UnitGroup
 from tests.core.networks import CASES, batches, cnn, mlp, mse, settled
 from tests.core.oracles import dense_hessian, same, state, unit_sums
 
@@ -226,8 +226,8 @@ def test_every_criterion_scores_normalised_and_convolutional_networks(criterion)
 
 
 def test_a_criterion_of_ones_own():
-    def by_first_weight(scoring):
-        return {group.name: scoring.parameters[f"{group.name}.weight"][:, 0].abs() for group in scoring.groups}
+    def by_first_weight(context):
+        return {group.name: context.parameters[f"{group.name}.weight"][:, 0].abs() for group in context.groups}
 
     model, data = mlp((3, 8, 2)), batches()
     plan = plan_pruning(model, mse, data, 0.5, criterion=by_first_weight, budget="units")
@@ -236,8 +236,8 @@ def test_a_criterion_of_ones_own():
 
 
 def test_saliencies_by_parameter_are_summed():
-    def squares(scoring):
-        return {name: tensor.detach() ** 2 for name, tensor in scoring.parameters.items()}
+    def squares(context):
+        return {name: tensor.detach() ** 2 for name, tensor in context.parameters.items()}
 
     model = mlp((3, 5, 2))
     scores, plan = scores_of(squares, model, mse, batches())
@@ -246,11 +246,11 @@ def test_saliencies_by_parameter_are_summed():
 
 
 BAD = {
-    "finite numbers": lambda scoring: {"0": np.full(5, np.nan)},
-    "must be 5 finite": lambda scoring: {"0": np.ones(4)},
-    "no score for '0.weight'": lambda scoring: {},
-    "must return a mapping": lambda scoring: None,
-    "another shape": lambda scoring: {name: th.ones(1) for name in scoring.parameters},
+    "finite numbers": lambda context: {"0": np.full(5, np.nan)},
+    "must be 5 finite": lambda context: {"0": np.ones(4)},
+    "no score for '0.weight'": lambda context: {},
+    "must return a mapping": lambda context: None,
+    "another shape": lambda context: {name: th.ones(1) for name in context.parameters},
 }
 
 
@@ -273,5 +273,5 @@ def test_unknown_names_and_missing_data_say_what_to_do():
 
 
 def test_unit_scores_passes_scores_by_group_through():
-    group = UnitGroup("layer", 3, ())
+    group = Group("layer", 3, ())
     assert list(unit_scores({"layer": [3, 1, 2]}, [group])["layer"]) == [3.0, 1.0, 2.0]

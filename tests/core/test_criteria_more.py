@@ -3,10 +3,10 @@ import pytest
 import torch as th
 from torch import nn
 
-from rl_crop.core.criteria import CRITERIA
 from rl_crop.core.errors import PruningError
+from rl_crop.core.importance.context import ImportanceContext
+from rl_crop.core.importance.criteria import CRITERIA
 from rl_crop.core.prune import plan_pruning
-from rl_crop.core.scoring import Scoring
 from tests.core.networks import CASES, Residual, batches, cnn, mlp, mse, settled
 from tests.core.oracles import unit_sums
 
@@ -78,7 +78,7 @@ def test_unit_norm_counts_every_layer_that_makes_a_coupled_unit():
 def scoring_of(model, data, **fields):
     parameters = dict(model.named_parameters())
     groups = list(planned("magnitude", model, mse, data).graph.groups.values())
-    return Scoring(groups, parameters, lambda batch: mse(model, batch), data, lambda: None, dict, 0, **fields)
+    return ImportanceContext(groups, parameters, lambda batch: mse(model, batch), data, lambda: None, dict, 0, **fields)
 
 
 def test_force_weighs_the_gradient_of_the_masked_network_with_dense_weights():

@@ -2,8 +2,8 @@ import pytest
 import torch as th
 from torch import nn
 
-from rl_crop.core.curvature import gradient, hessian_gradient_product
 from rl_crop.core.errors import PruningError
+from rl_crop.core.importance.curvature import gradient, hessian_gradient_product
 from tests.core.networks import CASES, Calls, batches, mlp, mse, noisy_mse
 from tests.core.oracles import dense_hessian
 

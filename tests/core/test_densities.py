@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch as th
 
-from rl_crop.core.densities import ELEMENT_SCOPES, counts, er, erk, n_kept, select, uniform
 from rl_crop.core.errors import PruningError
+from rl_crop.core.masking.distributions import ELEMENT_SCOPES, counts, er, erk, n_kept, select, uniform
 
 SHAPES = {
     "mlp": {"0": (64, 4), "2": (64, 64), "4": (2, 64)},

@@ -5,12 +5,12 @@ import torch as th
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from rl_crop.core.densities import n_kept
-from rl_crop.core.drivers import DRIVERS
-from rl_crop.core.early_exits import MultiExit, in_groups
 from rl_crop.core.errors import PruningError
+from rl_crop.core.masking.distributions import n_kept
 from rl_crop.core.prune import prune_model
-from rl_crop.core.recipes import RECIPES
+from rl_crop.core.recipes.drivers import DRIVERS
+from rl_crop.core.recipes.registry import RECIPES
+from rl_crop.core.recipes.systems.early_exits import MultiExit, in_groups
 from rl_crop.supervised.objectives import accuracy, cross_entropy
 from tests.core.networks import mlp
 from tests.core.oracles import n_params

@@ -8,11 +8,11 @@ import torch as th
 from torch import nn
 
 from rl_crop.core import plan as planning
-from rl_crop.core.compensation import Compensator
-from rl_crop.core.distillation import Distiller
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import plan_pruning, prune_model
-from rl_crop.core.surgery import Transaction
+from rl_crop.core.pruning.compensation import Compensator
+from rl_crop.core.pruning.distillation import Distiller
+from rl_crop.core.pruning.surgery import Transaction
 from tests.core.networks import Calls, Residual, batches, mlp, mse, settled
 from tests.core.oracles import same, state
 

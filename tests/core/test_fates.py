@@ -5,15 +5,15 @@ import copy
 import pytest
 import torch as th
 
-from rl_crop.core.drivers import run_recipe
 from rl_crop.core.errors import PruningError
-from rl_crop.core.fates import Masked, multiply, unit_keep
-from rl_crop.core.masks import Masks
-from rl_crop.core.plan import make_plan
-from rl_crop.core.recipe import Recipe
-from rl_crop.core.recipes import RECIPES
-from rl_crop.core.settings import Settings
-from rl_crop.core.sparse_training import SparseTraining
+from rl_crop.core.masking.masks import Masks
+from rl_crop.core.pruning.plan import make_plan
+from rl_crop.core.pruning.settings import Settings
+from rl_crop.core.recipes.drivers import run_recipe
+from rl_crop.core.recipes.engine import SparseTraining
+from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.registry import RECIPES
+from rl_crop.core.recipes.strategies import Masked, multiply, unit_keep
 from tests.core.networks import batches, cnn, mlp
 from tests.core.oracles import same, state
 from tests.core.tasks import SmallTask
@@ -305,11 +305,11 @@ def test_a_failure_leaves_all_as_it_was_and_the_next_update_works(kind):
 def test_a_failure_in_a_later_step_undoes_the_earlier_ones(monkeypatch):
     small, calls = task(), []
 
-    def twice(scoring):
+    def twice(context):
         calls.append(1)
         if len(calls) == 3:
             raise PruningError("no more")
-        return {name: tensor.detach().abs() for name, tensor in scoring.parameters.items()}
+        return {name: tensor.detach().abs() for name, tensor in context.parameters.items()}
 
     run = SparseTraining(Recipe(twice, structured=False, fate="zero", inner="halving"), 0.8, small.subject)
     small.train(0.1)

@@ -4,7 +4,7 @@ from torch import nn
 
 from rl_crop.core import inputs
 from rl_crop.core.inputs import given_inputs, recorded_inputs
-from rl_crop.core.subject import make_run
+from rl_crop.core.model import make_run
 from tests.core.networks import Calls, batches, mlp, mse
 
 

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.profiler import profile
 
-from rl_crop.core.curvature import gradient, hessian_gradient_product
-from rl_crop.core.layer_uses import LayerUses
+from rl_crop.core.graph.layer_uses import LayerUses
+from rl_crop.core.importance.curvature import gradient, hessian_gradient_product
 from tests.core.networks import Calls, batches, mlp, mse
 from tests.core.oracles import dense_hessian
 

@@ -4,11 +4,11 @@ import pytest
 import torch as th
 from torch import nn
 
-from rl_crop.core.densities import select
-from rl_crop.core.drivers import DRIVERS
-from rl_crop.core.learned_scores import frozen, scored
-from rl_crop.core.masks import attached_masks
-from rl_crop.core.recipes import RECIPES
+from rl_crop.core.masking.distributions import select
+from rl_crop.core.masking.masks import attached_masks
+from rl_crop.core.recipes.drivers import DRIVERS
+from rl_crop.core.recipes.registry import RECIPES
+from rl_crop.core.recipes.systems.hydra import frozen, scored
 from tests.core.networks import batches, mlp, mse
 from tests.core.oracles import same, state
 from tests.core.tasks import SmallTask

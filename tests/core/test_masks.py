@@ -11,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.masks import Masks, attached_masks, pack, release_masks, unpack
-from rl_crop.core.surgery import Transaction
+from rl_crop.core.masking.masks import Masks, attached_masks, pack, release_masks, unpack
+from rl_crop.core.pruning.surgery import Transaction
 from tests.core.networks import batches, cnn, mlp, mse
 from tests.core.oracles import same, state
 

@@ -5,10 +5,10 @@ import pytest
 import torch as th
 from torch import nn
 
-from rl_crop.core.drivers import DRIVERS
-from rl_crop.core.meta_pruning import SetEncoder, learn_encoder
 from rl_crop.core.prune import plan_pruning, prune_model
-from rl_crop.core.recipes import RECIPES
+from rl_crop.core.recipes.drivers import DRIVERS
+from rl_crop.core.recipes.registry import RECIPES
+from rl_crop.core.recipes.systems.stamp import SetEncoder, learn_encoder
 from tests.core.networks import mlp, mse
 from tests.core.oracles import same, state
 from tests.core.tasks import SmallTask

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils import prune as masks
 from torch.utils.checkpoint import checkpoint
 
-from rl_crop.core.criteria import CRITERIA
 from rl_crop.core.errors import PruningError
+from rl_crop.core.importance.criteria import CRITERIA
 from rl_crop.core.prune import plan_pruning, prune_model
 from tests.core.networks import Calls, batches, mlp, mse
 from tests.core.oracles import MaskedTwin, same, state

@@ -4,9 +4,9 @@ import pytest
 import torch as th
 from torch import nn
 
-from rl_crop.core.perturbation import bridgeout, computed, gate_l1, gated
-from rl_crop.core.plan import trace
 from rl_crop.core.prune import module_subject
+from rl_crop.core.pruning.plan import trace
+from rl_crop.core.recipes.perturbation import bridgeout, computed, gate_l1, gated
 from tests.core.networks import Residual, batches, cnn, mlp, mse, settled
 from tests.core.oracles import same, state
 

@@ -10,11 +10,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import rl_crop
-from rl_crop.core.criteria import CRITERIA
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import PruningPlan
+from rl_crop.core.importance.criteria import CRITERIA
 from rl_crop.core.prune import plan_pruning, prune_model
-from rl_crop.core.settings import Settings
+from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.settings import Settings
 from tests.core.networks import Residual, batches, cnn, cross_entropy, mlp, mse, noisy_mse, settled
 from tests.core.oracles import n_params, same, state
 
@@ -186,7 +186,7 @@ def test_unknown_arguments_and_empty_data():
 
 def test_settings_normalise_ignore_and_name_their_criterion():
     assert Settings(ignore="0").ignore == ("0",)
-    assert Settings(criterion=lambda scoring: {}).criterion_name == "<lambda>"
+    assert Settings(criterion=lambda context: {}).criterion_name == "<lambda>"
     assert plan_pruning(mlp(), mse, batches(), 0.3, ignore=["0"]).keep.keys() == {"2"}
 
 

@@ -8,8 +8,8 @@ import torch as th
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from rl_crop.core.criteria import CRITERIA
 from rl_crop.core.errors import PruningError
+from rl_crop.core.importance.criteria import CRITERIA
 from rl_crop.core.prune import plan_pruning
 from tests.core.networks import batches, mse
 from tests.core.oracles import MaskedTwin, count_removed, n_params, same, state

@@ -6,11 +6,11 @@ import pytest
 import torch as th
 
 import rl_crop
-from rl_crop.core.drivers import DRIVERS, run_recipe
 from rl_crop.core.errors import PruningError
-from rl_crop.core.fates import Fate
-from rl_crop.core.recipe import OPTIONS, Recipe
-from rl_crop.core.recipes import RECIPES, resolve_recipe
+from rl_crop.core.recipes.drivers import DRIVERS, run_recipe
+from rl_crop.core.recipes.recipe import OPTIONS, Recipe
+from rl_crop.core.recipes.registry import RECIPES, resolve_recipe
+from rl_crop.core.recipes.strategies import Fate
 from tests.core.networks import batches, mlp
 from tests.core.tasks import SmallTask
 
@@ -72,7 +72,7 @@ def test_a_fate_and_a_driver_of_ones_own_stand_where_the_names_do():
 
 
 def test_a_recipe_is_described_in_the_same_words_in_every_process():
-    def own(scoring):
+    def own(context):
         return {}
 
     text = Recipe(own, options={"every": 3}).described

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch as th
 
-from rl_crop.core.criteria import CRITERIA
-from rl_crop.core.densities import er, erk
-from rl_crop.core.drivers import run_recipe
 from rl_crop.core.errors import PruningError
-from rl_crop.core.fates import Masked
-from rl_crop.core.plan import make_plan
-from rl_crop.core.recipe import Recipe
-from rl_crop.core.recipes import RECIPES
-from rl_crop.core.settings import Settings
-from rl_crop.core.sparse_training import SparseTraining
-from rl_crop.core.triggers import EarlyPruningIndicator
+from rl_crop.core.importance.criteria import CRITERIA
+from rl_crop.core.masking.distributions import er, erk
+from rl_crop.core.pruning.plan import make_plan
+from rl_crop.core.pruning.settings import Settings
+from rl_crop.core.recipes.drivers import run_recipe
+from rl_crop.core.recipes.engine import SparseTraining
+from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.registry import RECIPES
+from rl_crop.core.recipes.strategies import Masked
+from rl_crop.core.recipes.triggers import EarlyPruningIndicator
 from tests.core.networks import batches, mlp, mse
 from tests.core.oracles import same
 from tests.core.tasks import SmallTask
@@ -52,8 +52,8 @@ def test_grasp_keeps_a_larger_gradient_norm_than_random():
 
 
 def test_crop_keeps_more_gradient_flow_than_it_would_by_its_opposite():
-    def most_first(scoring):
-        return {name: -score for name, score in CRITERIA["crop"](scoring).items()}
+    def most_first(context):
+        return {name: -score for name, score in CRITERIA["crop"](context).items()}
 
     opposite = Recipe(most_first, structured=False, fate="zero")
     changes = []
@@ -102,8 +102,8 @@ def test_shuffled_layers_keep_the_counts_of_the_criterion_and_nothing_else(struc
 def test_shuffled_weights_keep_the_counts_where_outputs_have_a_floor():
     """One output has all the high scores; the others keep theirs, and no layer takes from another for it."""
 
-    def by_first_output(scoring):
-        scores = CRITERIA["magnitude"](scoring)
+    def by_first_output(context):
+        scores = CRITERIA["magnitude"](context)
         head = scores["4.weight"]
         return {**scores, "4.weight": head + 10.0 * (th.arange(len(head)) == 0)[:, None]}
 
@@ -117,9 +117,9 @@ def test_shuffled_weights_keep_the_counts_where_outputs_have_a_floor():
 def test_iterative_recipes_score_anew_what_earlier_steps_have_left(once, stepwise, monkeypatch):
     calls, criterion = [], CRITERIA[RECIPES[once].criterion]
 
-    def counted(scoring):
-        calls.append(sum(int((w != 0).sum()) for w in scoring.parameters.values()))
-        return criterion(scoring)
+    def counted(context):
+        calls.append(sum(int((w != 0).sum()) for w in context.parameters.values()))
+        return criterion(context)
 
     monkeypatch.setitem(CRITERIA, RECIPES[once].criterion, counted)
     models = []

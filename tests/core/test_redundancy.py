@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.linalg import qr
 
-from rl_crop.core.redundancy import pivoted_energies
+from rl_crop.core.importance.redundancy import pivoted_energies
 
 
 @pytest.mark.parametrize("shape", [(50, 12), (8, 20), (30, 1)])

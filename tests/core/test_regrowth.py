@@ -3,12 +3,12 @@ import math
 import pytest
 import torch as th
 
-from rl_crop.core.drivers import run_recipe
-from rl_crop.core.fates import Masked
-from rl_crop.core.recipe import Recipe
-from rl_crop.core.recipes import RECIPES
-from rl_crop.core.regrowth import drop_and_grow, regrown_share
-from rl_crop.core.sparse_training import SparseTraining
+from rl_crop.core.masking.regrowth import drop_and_grow, regrown_share
+from rl_crop.core.recipes.drivers import run_recipe
+from rl_crop.core.recipes.engine import SparseTraining
+from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.registry import RECIPES
+from rl_crop.core.recipes.strategies import Masked
 from tests.core.networks import batches, mlp
 from tests.core.tasks import SmallTask
 

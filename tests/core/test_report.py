@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rl_crop.core.prune import plan_pruning, prune_model
-from rl_crop.core.report import PruningReport, table
+from rl_crop.core.pruning.report import PruningReport, table
 from tests.core.networks import batches, mlp, mse
 
 

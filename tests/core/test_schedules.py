@@ -1,7 +1,7 @@
 import pytest
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.schedules import (
+from rl_crop.core.pruning.schedules import (
     alternating_sparsity,
     cubic_sparsity,
     gradual_sparsities,

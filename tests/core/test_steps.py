@@ -3,10 +3,10 @@ import copy
 import pytest
 import torch as th
 
-from rl_crop.core.allocation import Budget
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import plan_pruning, prune_model
-from rl_crop.core.steps import apply_steps, merge_reports, step_targets
+from rl_crop.core.pruning.allocation import Budget
+from rl_crop.core.pruning.steps import apply_steps, merge_reports, step_targets
 from tests.core.networks import Residual, batches, mlp, mse, settled
 from tests.core.oracles import count_removed, n_params
 

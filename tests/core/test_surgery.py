@@ -7,7 +7,7 @@ from torch import nn
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import plan_pruning
-from rl_crop.core.surgery import Transaction, keep_index, select
+from rl_crop.core.pruning.surgery import Transaction, keep_index, select
 from tests.core.networks import Calls, Residual, batches, cnn, mlp, mse, settled
 from tests.core.oracles import MaskedTwin, same, state
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch as th
 
-from rl_crop.core.drivers import DRIVERS
 from rl_crop.core.errors import PruningError
-from rl_crop.core.perturbation import gate_l1
-from rl_crop.core.plan import trace
 from rl_crop.core.prune import module_subject
-from rl_crop.core.recipes import RECIPES
-from rl_crop.core.tick_tock import gate_scores
+from rl_crop.core.pruning.plan import trace
+from rl_crop.core.recipes.drivers import DRIVERS
+from rl_crop.core.recipes.perturbation import gate_l1
+from rl_crop.core.recipes.registry import RECIPES
+from rl_crop.core.recipes.systems.gate_decorators import gate_scores
 from tests.core.networks import batches, mlp, mse
 from tests.core.oracles import n_params
 from tests.core.tasks import SmallTask

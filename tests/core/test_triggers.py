@@ -2,7 +2,13 @@ import pytest
 import torch as th
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.triggers import DistanceTrigger, EarlyPruningIndicator, LazyTrigger, structure_similarity, weight_trigger
+from rl_crop.core.recipes.triggers import (
+    DistanceTrigger,
+    EarlyPruningIndicator,
+    LazyTrigger,
+    structure_similarity,
+    weight_trigger,
+)
 
 
 def run(trigger, weights, steps, checks=60):

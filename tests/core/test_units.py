@@ -5,7 +5,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.units import OUTPUT, find_units, module_of, named_tensors
+from rl_crop.core.graph.groups import OUTPUT, find_units, module_of, named_tensors
 from tests.core.networks import Calls, Residual, cnn, mlp
 
 

@@ -8,11 +8,11 @@ import torch as th
 from torch import nn
 
 from rl_crop.core import mask_plan
-from rl_crop.core.densities import erk, n_kept
 from rl_crop.core.errors import PruningError
-from rl_crop.core.masks import Masks, attached_masks, release_masks
+from rl_crop.core.masking.distributions import erk, n_kept
+from rl_crop.core.masking.masks import Masks, attached_masks, release_masks
 from rl_crop.core.prune import plan_pruning, prune_model
-from rl_crop.core.surgery import Transaction
+from rl_crop.core.pruning.surgery import Transaction
 from tests.core.networks import CASES, Calls, Residual, batches, mlp, mse, noisy_mse, settled
 from tests.core.oracles import dense_hessian, same, state
 
@@ -304,9 +304,9 @@ REFUSED = {
     "criterion='crop_gate' ranks whole units": {"criterion": "crop_gate"},
     "budget='flops' counts what units cost": {"budget": "flops"},
     "scope='everywhere'": {"scope": "everywhere"},
-    "returned no score for '0.weight'": {"criterion": lambda scoring: {}},
-    "must be finite, of shape": {"criterion": lambda scoring: {n: th.ones(1) for n in scoring.parameters}},
-    "must return a mapping": {"criterion": lambda scoring: None},
+    "returned no score for '0.weight'": {"criterion": lambda context: {}},
+    "must be finite, of shape": {"criterion": lambda context: {n: th.ones(1) for n in context.parameters}},
+    "must return a mapping": {"criterion": lambda context: None},
     "scores of '0.weight' must be finite": {"criterion": lambda s: {n: t * th.nan for n, t in s.parameters.items()}},
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch as th
 
-from rl_crop.core.masks import attached_masks
+from rl_crop.core.masking.masks import attached_masks
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "masks.md").read_text(), flags=re.DOTALL)

@@ -7,15 +7,15 @@ import pytest
 import torch as th
 
 import rl_crop
-from rl_crop.core.criteria import CRITERIA
-from rl_crop.core.masks import attached_masks
-from rl_crop.core.recipes import recipe_tables
+from rl_crop.core.importance.criteria import CRITERIA
+from rl_crop.core.masking.masks import attached_masks
+from rl_crop.core.recipes.registry import recipe_tables
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
 
 
 def test_the_guide_shows_all_recipes_as_they_are():
-    """``python -c "from rl_crop.core.recipes import recipe_tables; print(recipe_tables())"`` prints what belongs there."""
+    """``recipe_tables()`` of ``rl_crop.core.recipes.registry`` prints what belongs there."""
     assert GUIDE.rstrip().endswith(recipe_tables())
 
 

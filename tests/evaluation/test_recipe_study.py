@@ -124,9 +124,9 @@ class Clock(BaseCallback):
         clock = types.SimpleNamespace(perf_counter=lambda: self.now, process_time=lambda: 2 * self.now)
         monkeypatch.setattr("rl_crop.evaluation.training.time", clock)
 
-    def criterion(self, scoring):
+    def criterion(self, context):
         self.now, self.looks = self.now + 1.0, self.looks + 1
-        return {name: weight.detach().abs() for name, weight in scoring.parameters.items()}
+        return {name: weight.detach().abs() for name, weight in context.parameters.items()}
 
     def _on_rollout_end(self):
         self.now += 10.0

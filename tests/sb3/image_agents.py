@@ -13,8 +13,8 @@ from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from rl_crop.core.surgery import Transaction, cut, update_sizes
-from rl_crop.core.units import find_units, named_tensors
+from rl_crop.core.graph.groups import find_units, named_tensors
+from rl_crop.core.pruning.surgery import Transaction, cut, update_sizes
 from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.attributes import rewrite_sizes
 from rl_crop.sb3.subject import algorithm_optimizers

@@ -3,7 +3,7 @@
 import pytest
 
 import rl_crop
-from rl_crop.core.surgery import Transaction
+from rl_crop.core.pruning.surgery import Transaction
 from tests.sb3.agents import AGENTS, SCORING, equal, tensors, unmoved
 
 NAMES = ["ppo_discrete", "ppo_sde", "sac_sde", "sac_three_critics", "dqn", "td3_own_shared", "dqn_images", "recurrent_mixed"]
@@ -54,7 +54,7 @@ CASES += [("ars", {"criterion": "span"}), ("crossq_sde", {"schedule": "iterative
 @pytest.mark.parametrize(("name", "keywords"), CASES, ids=str)
 def test_a_failure_at_the_very_end(name, keywords, monkeypatch):
     model = AGENTS[name]().learn(64)
-    monkeypatch.setattr("rl_crop.core.distillation.STEPS", 10)
+    monkeypatch.setattr("rl_crop.core.pruning.distillation.STEPS", 10)
     from rl_crop.sb3 import subject
 
     calls, original = [], subject.rewrite_sizes

@@ -16,7 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureC
 from torch import nn
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.surgery import Transaction
+from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.sb3.extractors import PrunedExtractor, ShapesInTurn, correct_features_dim, rewrite_extractors
 from rl_crop.sb3.subject import algorithm_optimizers
 from tests.sb3.agents import equal, tensors

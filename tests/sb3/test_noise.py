@@ -86,8 +86,8 @@ def test_features_that_are_hardly_active_do_not_become_wild(observations):
     layer.bias.data[:12] = 0
     dense = policy.log_std.detach().clone()
 
-    def first_units(scoring):
-        return {group.name: -np.arange(group.n_units) for group in scoring.groups}
+    def first_units(context):
+        return {group.name: -np.arange(group.n_units) for group in context.groups}
 
     plan = rl_crop.plan_policy_pruning(policy, {"actor": 0.85}, batches=[observations], criterion=first_units, scope="layer")
     plan.apply()

@@ -56,7 +56,7 @@ CASES = [("PPO", "gbn"), ("PPO", "stamp"), ("DQN", "gbn"), ("DQN", "hydra"), ("D
 
 @pytest.mark.parametrize(("algorithm", "name"), CASES)
 def test_agents_are_pruned_saved_and_trained_on(algorithm, name, tmp_path, monkeypatch):
-    monkeypatch.setattr("rl_crop.core.meta_pruning.STEPS", 20)
+    monkeypatch.setattr("rl_crop.core.recipes.systems.stamp.STEPS", 20)
     model = AGENTS[algorithm]()
     names = list(model.policy.state_dict())
     recipe = replace(rl_crop.recipes[name], options=SMALL)

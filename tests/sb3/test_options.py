@@ -98,7 +98,7 @@ PAIRS = [("gradual", "none"), ("gradual", "bias"), ("gradual", "distill"), ("ite
 @pytest.mark.parametrize(("schedule", "compensation"), PAIRS)
 @pytest.mark.parametrize("name", ["ppo_sde", "sac_three_critics"])
 def test_schedules_and_compensations_train_on(name, compensation, schedule, monkeypatch):
-    monkeypatch.setattr("rl_crop.core.distillation.STEPS", 10)
+    monkeypatch.setattr("rl_crop.core.pruning.distillation.STEPS", 10)
     options = {"schedule": schedule, "compensation": compensation, "when": 64, "until": 128, "n_events": 2}
     model = AGENTS[name]().learn(160, callback=rl_crop.PruningCallback(0.7, verbose=0, **options, **SCORING))
     assert all(0.7 <= share < 0.78 for share in model.pruning_history[-1]["reached"].values())
@@ -131,8 +131,8 @@ def test_min_units_and_ignore(make_plain):
 
 @pytest.mark.parametrize(("sparsity", "min_units", "n_events"), [(0.9, 1, 1), (0.98, 1, 3), (0.9, 0.5, 1)])
 def test_the_callback_warns_once_of_layers_left_with_one_unit(make_plain, sparsity, min_units, n_events, recwarn):
-    def first_layers_go(scoring):
-        return {group.name: th.full((group.n_units,), float(".0" not in group.name)).numpy() for group in scoring.groups}
+    def first_layers_go(context):
+        return {group.name: th.full((group.n_units,), float(".0" not in group.name)).numpy() for group in context.groups}
 
     schedule = {"when": 0.25, "until": 0.75, "schedule": "gradual", "n_events": n_events} if n_events > 1 else {"when": 0.5}
     settings = {"criterion": first_layers_go, "min_units": min_units, "verbose": 0, **schedule, **SCORING}
@@ -147,8 +147,8 @@ def test_the_callback_warns_once_of_layers_left_with_one_unit(make_plain, sparsi
 
 
 def test_a_criterion_of_ones_own(make_plain):
-    def last_first(scoring):
-        return {group.name: -1.0 * th.arange(group.n_units).numpy() for group in scoring.groups}
+    def last_first(context):
+        return {group.name: -1.0 * th.arange(group.n_units).numpy() for group in context.groups}
 
     model = make_plain().learn(128, callback=rl_crop.PruningCallback(0.5, criterion=last_first, when=64, verbose=0, **SCORING))
     assert model.pruning_history[0]["criterion"] == "last_first"

@@ -11,7 +11,7 @@ from stable_baselines3.common.monitor import Monitor
 
 import rl_crop
 from rl_crop.core.errors import PruningError
-from rl_crop.core.masks import attached_masks
+from rl_crop.core.masking.masks import attached_masks
 from rl_crop.sb3.recipe_run import needs_engine
 from rl_crop.sb3.task import AgentTask
 from tests.core.oracles import same

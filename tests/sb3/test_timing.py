@@ -5,8 +5,8 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 import rl_crop
-from rl_crop.core.recipe import Recipe
-from rl_crop.core.schedules import gradual_sparsities
+from rl_crop.core.pruning.schedules import gradual_sparsities
+from rl_crop.core.recipes.recipe import Recipe
 from rl_crop.sb3.timing import Timetable
 from tests.sb3.agents import AGENTS, SCORING, equal, ppo, sac
 

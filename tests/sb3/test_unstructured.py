@@ -11,10 +11,10 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 import rl_crop
-from rl_crop.core.densities import n_kept
-from rl_crop.core.masks import attached_masks, pack, unpack
-from rl_crop.core.surgery import Transaction
-from rl_crop.core.units import named_tensors
+from rl_crop.core.graph.groups import named_tensors
+from rl_crop.core.masking.distributions import n_kept
+from rl_crop.core.masking.masks import attached_masks, pack, unpack
+from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.sb3.masks import drop_masks, restore_masks
 from rl_crop.sb3.subject import algorithm_optimizers
 from tests.sb3.agents import AGENTS, SCORING, consistent, equal, targets, tensors, unmoved
@@ -156,8 +156,8 @@ RESUMED = """
 import json, sys
 import torch as th
 import rl_crop
-from rl_crop.core.masks import attached_masks, pack
-from rl_crop.core.units import named_tensors
+from rl_crop.core.masking.masks import attached_masks, pack
+from rl_crop.core.graph.groups import named_tensors
 from tests.sb3.agents import AGENTS
 from tests.sb3.test_unstructured import MASKS
 th.set_num_threads(1)

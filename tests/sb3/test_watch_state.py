@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import rl_crop
 from rl_crop.core.errors import PruningError
-from rl_crop.sb3.prune import prunable_parameters
+from rl_crop.sb3.agent import prunable_parameters
 from tests.sb3.agents import SCORING, equal, ppo, sac
 from tests.sb3.test_resume import Stop
 
@@ -112,7 +112,7 @@ def test_a_checkpoint_within_a_rollout(make, at, late, tmp_path):
 
 
 def test_what_failed_for_good_is_not_tried_again():
-    def hopeless(scoring):
+    def hopeless(context):
         raise PruningError("no score")
 
     keywords = {"criterion": hopeless, "when": 64, "latest": 128, "on_error": "warn"}

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch as th
 
-from rl_crop.core.drivers import begun, run_recipe
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import prune_model
-from rl_crop.core.recipes import RECIPES
+from rl_crop.core.recipes.drivers import begun, run_recipe
+from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.supervised.building import load_data
 from rl_crop.supervised.config import SupervisedConfig
 from rl_crop.supervised.pruning import give_widths

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from rl_crop.core.report import PruningReport
+from rl_crop.core.pruning.report import PruningReport
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "supervised.md").read_text()

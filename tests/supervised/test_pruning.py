@@ -7,8 +7,8 @@ import torch as th
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import prune_model
-from rl_crop.core.recipe import Recipe
-from rl_crop.core.recipes import RECIPES
+from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.supervised.building import build_network, build_trainer, load_data
 from rl_crop.supervised.config import SupervisedConfig
 from rl_crop.supervised.pruning import chosen_recipe, give_widths, layer_widths

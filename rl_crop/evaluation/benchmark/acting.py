@@ -14,7 +14,7 @@ from rl_crop.evaluation.benchmark.options import Options
 from rl_crop.evaluation.benchmark.table import SUBJECT, Column
 from rl_crop.export import export_actor
 from rl_crop.export.latency import latency_rows
-from rl_crop.sb3.prune import prune_policy
+from rl_crop.sb3.agent import prune_policy
 
 WIDTHS, SPARSITIES = (64, 256, 1024), (0.95,)
 BLOCKS_A_ROUND = 30

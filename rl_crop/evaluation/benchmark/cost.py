@@ -7,12 +7,12 @@ from typing import Any
 
 import torch as th
 
-from rl_crop.core.criteria import resolve_criterion
-from rl_crop.core.curvature import gradient, hessian_gradient_product
-from rl_crop.core.plan import PruningPlan
+from rl_crop.core.importance.context import ImportanceContext, Saliency, unit_scores
+from rl_crop.core.importance.criteria import resolve_criterion
+from rl_crop.core.importance.curvature import gradient, hessian_gradient_product
+from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.core.rng import undisturbed
-from rl_crop.core.scoring import Saliency, Scoring, unit_scores
-from rl_crop.core.surgery import Transaction
 from rl_crop.evaluation.benchmark.footprint import bytes_of, part_of, peak_bytes
 from rl_crop.evaluation.benchmark.learners import FURTHER, Learner, agent_learner, build_agent
 from rl_crop.evaluation.benchmark.options import Options
@@ -38,12 +38,12 @@ class TimedCriterion:
     def __init__(self, name: str, device: th.device) -> None:
         self.criterion, self.device = resolve_criterion(name), device
         self.seconds = 0.0
-        self.asked: list[Scoring] = []
+        self.asked: list[ImportanceContext] = []
 
-    def __call__(self, scoring: Scoring) -> Saliency:
+    def __call__(self, context: ImportanceContext) -> Saliency:
         found: list[Saliency] = []
-        self.seconds += seconds_of(lambda: found.append(self.criterion(scoring)), self.device)
-        self.asked.append(scoring)
+        self.seconds += seconds_of(lambda: found.append(self.criterion(context)), self.device)
+        self.asked.append(context)
         return found[0]
 
     def forget(self) -> None:
@@ -66,12 +66,12 @@ def undo_apply(plan: PruningPlan, compensation: str) -> None:
         pass
 
 
-def products(asked: list[Scoring]) -> None:
+def products(asked: list[ImportanceContext]) -> None:
     """Gradients and Hessian-gradient products of all networks over all batches, and nothing else."""
-    for scoring in asked:
-        tensors = list(scoring.parameters.values())
-        flow = gradient(scoring.loss, tensors, scoring.batches, scoring.seed)  # type: ignore[arg-type]
-        hessian_gradient_product(scoring.loss, tensors, scoring.batches, flow, seed=scoring.seed)  # type: ignore[arg-type]
+    for context in asked:
+        tensors = list(context.parameters.values())
+        flow = gradient(context.loss, tensors, context.batches, context.seed)  # type: ignore[arg-type]
+        hessian_gradient_product(context.loss, tensors, context.batches, flow, seed=context.seed)  # type: ignore[arg-type]
 
 
 def event_cost(
@@ -135,18 +135,18 @@ def event_memory(
         graph holds; and how often that goes into what is not copies. Copies are what is left when batches shrink.
     """
     networks = []
-    for scoring in timed.asked:
-        own, batch = bytes_of(scoring.parameters.values()), scoring.batches[0]
-        activations = peak_bytes(lambda scoring=scoring, batch=batch: scoring.loss(batch), device)  # type: ignore[misc]
+    for context in timed.asked:
+        own, batch = bytes_of(context.parameters.values()), context.batches[0]
+        activations = peak_bytes(lambda context=context, batch=batch: context.loss(batch), device)  # type: ignore[misc]
         held = {
             divisor: peak_bytes(lambda part=part: unit_scores(timed.criterion(part), part.groups), device)  # type: ignore[misc]
             for divisor in (1, 8, 16)
-            for part in [replace(scoring, batches=[part_of(batch, divisor) for batch in scoring.batches])]
+            for part in [replace(context, batches=[part_of(batch, divisor) for batch in context.batches])]
         }
         copied = 2 * held[16] - held[8]
         networks.append((1 + copied / own, held[1], activations, (held[1] - copied) / activations))
     copies, scores, activations, batches = max(networks)
-    total = sum(bytes_of(scoring.parameters.values()) for scoring in timed.asked)
+    total = sum(bytes_of(context.parameters.values()) for context in timed.asked)
     return {
         "parameters_bytes": total, "plan_bytes": peak_bytes(plan, device), "cut_bytes": peak_bytes(cut, device),
         "score_bytes": scores, "activations_bytes": activations, "score_activations": batches, "score_copies": copies,

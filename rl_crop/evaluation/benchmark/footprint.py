@@ -7,7 +7,7 @@ from typing import Any
 import torch as th
 from torch.profiler import ProfilerActivity, profile
 
-from rl_crop.core.units import named_tensors
+from rl_crop.core.graph.groups import named_tensors
 from rl_crop.sb3.subject import algorithm_optimizers
 
 

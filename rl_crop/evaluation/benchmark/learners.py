@@ -11,11 +11,11 @@ from stable_baselines3.common.envs import FakeImageEnv
 from torch import nn
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.plan import PruningPlan
 from rl_crop.core.prune import plan_pruning
+from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.evaluation.benchmark.options import Options
 from rl_crop.evaluation.benchmark.timing import seconds_of
-from rl_crop.sb3.prune import plan_policy_pruning
+from rl_crop.sb3.agent import plan_policy_pruning
 
 N_BATCHES = 8
 """Scoring batches of an event."""
@@ -32,7 +32,7 @@ class Learner:
     """
     :param name: for tables
     :param step: makes a number of gradient steps
-    :param plan: plans a pruning, given the sparsity and :class:`~rl_crop.core.settings.Settings` as keywords
+    :param plan: plans a pruning, given the sparsity and :class:`~rl_crop.core.pruning.settings.Settings` as keywords
     :param device: where it is
     :param least: gradient steps come in multiples of it
     """

@@ -15,7 +15,7 @@ from rl_crop.evaluation.benchmark.options import Options
 from rl_crop.evaluation.benchmark.process import result_of, run_job
 from rl_crop.evaluation.benchmark.table import SUBJECT, Column
 from rl_crop.evaluation.networks import read_widths
-from rl_crop.sb3.prune import prune_policy
+from rl_crop.sb3.agent import prune_policy
 
 WIDTHS, SPARSITIES = (64, 256, 1024, 4096), (0.95,)
 MARGIN, ROOM = 1.25, 32 * 2**20

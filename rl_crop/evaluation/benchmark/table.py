@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rl_crop.core.report import table
+from rl_crop.core.pruning.report import table
 
 
 @dataclass(frozen=True)

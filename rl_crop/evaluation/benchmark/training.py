@@ -13,7 +13,7 @@ from rl_crop.evaluation.benchmark.rivals import mask, native, torch_pruning
 from rl_crop.evaluation.benchmark.table import SUBJECT, Column
 from rl_crop.evaluation.benchmark.timing import Times, in_turns, median_ratio, milliseconds, repeat
 from rl_crop.evaluation.networks import count_parameters, read_widths
-from rl_crop.sb3.prune import prune_policy
+from rl_crop.sb3.agent import prune_policy
 
 WIDTHS, SPARSITIES = (64, 256, 1024), (0.9, 0.95, 0.99)
 LEARN_EPOCHS = 10

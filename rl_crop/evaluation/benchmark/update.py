@@ -13,7 +13,7 @@ from rl_crop.evaluation.benchmark.table import SUBJECT, Column
 from rl_crop.evaluation.benchmark.timing import median_ratio, milliseconds
 from rl_crop.evaluation.benchmark.training import learn, measured
 from rl_crop.evaluation.benchmark.variants import VARIANTS, Variant, rounded
-from rl_crop.sb3.prune import prune_policy
+from rl_crop.sb3.agent import prune_policy
 
 WIDTHS, SPARSITIES = (64, 256, 1024), (0.95,)
 SEED = 1

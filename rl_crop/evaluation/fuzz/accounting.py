@@ -7,12 +7,12 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from rl_crop.core.allocation import Budget
-from rl_crop.core.plan import PruningPlan
-from rl_crop.core.units import named_tensors
+from rl_crop.core.graph.groups import named_tensors
+from rl_crop.core.pruning.allocation import Budget
+from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.evaluation.fuzz.checks import check
 from rl_crop.evaluation.fuzz.drawing import Combination
-from rl_crop.sb3.prune import plan_policy_pruning
+from rl_crop.sb3.agent import plan_policy_pruning
 
 Target = Mapping[str, float]
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.tracing import tensors_in
+from rl_crop.core.graph.tracer import tensors_in
 from rl_crop.evaluation.fuzz.building import build
 from rl_crop.evaluation.fuzz.checks import (
     CheckError,
@@ -24,7 +24,7 @@ from rl_crop.evaluation.fuzz.checks import (
 )
 from rl_crop.evaluation.fuzz.drawing import Combination
 from rl_crop.evaluation.fuzz.ways import SCORING, n_steps_of, observations_of
-from rl_crop.sb3.prune import plan_policy_pruning, prune_policy
+from rl_crop.sb3.agent import plan_policy_pruning, prune_policy
 
 
 def check_alive(model: BaseAlgorithm, chosen: Combination) -> None:

@@ -9,13 +9,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from rl_crop.core.report import PruningReport
+from rl_crop.core.pruning.report import PruningReport
 from rl_crop.evaluation.fuzz.accounting import check_slices, values_of
 from rl_crop.evaluation.fuzz.building import LENGTH
 from rl_crop.evaluation.fuzz.checks import check, check_same, state
 from rl_crop.evaluation.fuzz.drawing import Combination
+from rl_crop.sb3.agent import plan_policy_pruning, prune_policy
 from rl_crop.sb3.callback import PruningCallback
-from rl_crop.sb3.prune import plan_policy_pruning, prune_policy
 
 SCORING: dict[str, Any] = {"n_batches": 2, "batch_size": 32}
 """Small scoring batches."""

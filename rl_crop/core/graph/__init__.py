@@ -1,0 +1,1 @@
+"""What is cut together: the graph of a network, its units and their groups."""

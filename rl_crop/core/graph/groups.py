@@ -1,0 +1,226 @@
+"""What belongs together: the units of a network, each with every parameter slice that goes when it goes."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch as th
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from rl_crop.core.errors import PruningError
+from rl_crop.core.graph.propagation import propagate
+from rl_crop.core.graph.tracer import LabelTracer, no_grad_trace
+from rl_crop.core.rng import eval_mode
+
+OUTPUT = "its outputs are the network's outputs"
+UNREACHED = "was not used in the forward pass that was looked at"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """
+    Where the units of one group lie along one axis of one tensor.
+
+    :param tensor: qualified name of the parameter or buffer.
+    :param axis: the axis.
+    :param index: int64, shape (n_units, k): the k positions along the axis that belong to each unit
+        (k is above 1 after a flatten: every channel owns height times width columns).
+    :param role: ``"out"`` where a layer produces the units, ``"in"`` where one consumes them, else ``"along"``
+        (biases, norms, buffers).
+    """
+
+    tensor: str
+    axis: int
+    index: np.ndarray
+    role: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """
+    Units that are ranked together: one layer, or several layers coupled index by index.
+
+    :param name: the first producing module, by ``named_modules()`` name.
+    :param n_units: number of units.
+    :param slots: everything that is cut with them.
+    """
+
+    name: str
+    n_units: int
+    slots: tuple[Slot, ...]
+
+    def tensors(self, role: str) -> list[str]:
+        """:return: names of the tensors in which the group has the given role, each once, in order."""
+        return list(dict.fromkeys(slot.tensor for slot in self.slots if slot.role == role))
+
+    @property
+    def makers(self) -> frozenset[str]:
+        """Names of the weights and (where there are any) the biases that make the units' pre-activations."""
+        weights = self.tensors("out")
+        return frozenset([*weights, *(name.removesuffix("weight") + "bias" for name in weights)])
+
+
+@dataclass(frozen=True)
+class DependencyGraph:
+    """
+    All units of a model.
+
+    :param groups: by name, in forward order.
+    :param untouched: layers with no unit of their own, with the reason.
+    :param applications: how often each linear or convolution weight is applied for one observation.
+    :param shapes: shape of every parameter and buffer at the time of the trace.
+    """
+
+    groups: dict[str, Group]
+    untouched: dict[str, str]
+    applications: dict[str, float]
+    shapes: dict[str, tuple[int, ...]] = field(repr=False)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of linear and convolution layers for one observation; masked weights count as others."""
+        return round(sum(2 * count * math.prod(self.shapes[name]) for name, count in self.applications.items()))
+
+    def slots_of(self, tensor: str) -> list[tuple[Group, Slot]]:
+        """:return: every (group, slot) that lies in a tensor."""
+        return [(group, slot) for group in self.groups.values() for slot in group.slots if slot.tensor == tensor]
+
+
+def named_tensors(model: th.nn.Module) -> dict[str, th.Tensor]:
+    """:return: every parameter and buffer of ``model`` by its first qualified name, each object once."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def module_of(tensor_name: str) -> str:
+    """:return: the qualified name of the module that owns a parameter or buffer."""
+    return tensor_name.rpartition(".")[0]
+
+
+def find_units(
+    model: th.nn.Module,
+    tensors: Mapping[str, th.Tensor],
+    forwards: Sequence[Callable[[], object]],
+    batch_size: int,
+    ignore: Mapping[str, str] | Iterable[str] = (),
+    ties: Iterable[tuple[tuple[str, int], tuple[str, int]]] = (),
+    pinned: Mapping[str, Callable[[], object]] | None = None,
+) -> DependencyGraph:
+    """
+    Run the network once and find its units.
+
+    :param model: the root module.
+    :param tensors: its parameters and buffers by qualified name (targets, which only follow, left out).
+    :param forwards: functions without arguments that run parts of the model on real inputs and return
+        what is an output (never cut).
+    :param batch_size: number of observations in those inputs.
+    :param ignore: modules (by name, or a prefix of it) whose own units stay whole; a mapping gives the reasons.
+    :param ties: pairs of (tensor name, axis) that hold the same units although no call joins them
+        (twin critics, the rows of a state-dependent ``log_std``).
+    :param pinned: by reason, further functions whose outputs keep their size.
+    :raises PruningError: an ignored module does not exist, or the model does not run.
+    """
+    tracer = LabelTracer(tensors, propagate)
+    with eval_mode(model), no_grad_trace(tracer):
+        for why, forward in (pinned or {}).items():
+            tracer.freeze_all(_outputs(forward), why)
+        tracer.applications.clear()  # a layer that runs for its size alone is no further application
+        for forward in forwards:
+            tracer.freeze_all(_outputs(forward), OUTPUT)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for ignored in ignore:
+        if ignored not in modules:
+            raise PruningError(
+                f"ignore={ignored!r} is not a module of the model; its modules are {sorted(filter(None, modules))}."
+            )
+        own = {id(parameter) for parameter in modules[ignored].parameters()}
+        why = ignore[ignored] if isinstance(ignore, Mapping) else "ignored on request"
+        for name in tracer.producer_axis:
+            if id(tensors[name]) in own:
+                tracer.freeze(tracer.axes_of[name][0], why)
+    for (first, first_axis), (second, second_axis) in ties:
+        tracer.tie(tracer.axes_of[first][first_axis], tracer.axes_of[second][second_axis], "is tied to another size")
+    return _build(tracer, tensors, batch_size)
+
+
+def _outputs(forward: Callable[[], object]) -> object:
+    try:
+        return forward()
+    except PruningError:
+        raise
+    except Exception as error:
+        raise PruningError(f"The model does not run on the inputs that were given ({error}); nothing was pruned.") from error
+
+
+def _build(tracer: LabelTracer, tensors: Mapping[str, th.Tensor], batch_size: int) -> DependencyGraph:
+    n_labels = tracer.n_labels
+    pairs = np.concatenate([np.stack(edge) for edge in tracer.edges], axis=1) if tracer.edges else np.zeros((2, 0), int)
+    links = coo_matrix((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(n_labels, n_labels))
+    n_units, unit_of = connected_components(links, directed=False)
+    why: dict[int, str] = {}
+    for labels, reason in tracer.frozen:
+        for unit in np.unique(unit_of[labels]):
+            why.setdefault(int(unit), reason)
+    # One row for each (unit, tensor axis, position); a unit's signature is the list of axes it lies in.
+    axes = [(name, axis) for name, labels in tracer.axes_of.items() for axis in range(len(labels))]
+    sizes = [len(tracer.axes_of[name][axis]) for name, axis in axes]
+    slot_of = np.repeat(np.arange(len(axes)), sizes)
+    position = np.concatenate([np.arange(size) for size in sizes]) if sizes else np.zeros(0, int)
+    order = np.lexsort((position, slot_of, unit_of))
+    bounds = np.searchsorted(unit_of[order], np.arange(n_units + 1))
+    by_signature: dict[tuple[int, ...], list[np.ndarray]] = defaultdict(list)
+    roles = [_role(tracer, name, axis) for name, axis in axes]
+    for unit in range(n_units):
+        rows = order[bounds[unit] : bounds[unit + 1]]
+        signature = tuple(slot_of[rows].tolist())
+        produced = {roles[slot] for slot in signature}
+        if unit not in why and {"out", "in"} <= produced:
+            by_signature[signature].append(position[rows])
+        else:
+            why.setdefault(unit, UNREACHED)
+    groups = _groups(by_signature, axes, roles, list(tracer.applications))
+    sliced = {slot.tensor for group in groups.values() for slot in group.slots if slot.role != "in"}
+    untouched: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        if tensor.dim() >= 2 and tensor.numel() and name not in sliced:
+            reasons = [why.get(int(unit), UNREACHED) for unit in unit_of[tracer.axes_of[name][0]]]
+            untouched.setdefault(module_of(name) or name, max(set(reasons), key=reasons.count))
+    applications = {name: count / batch_size for name, count in tracer.applications.items()}
+    return DependencyGraph(groups, untouched, applications, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+
+
+def _role(tracer: LabelTracer, name: str, axis: int) -> str:
+    if tracer.producer_axis.get(name) == axis:
+        return "out"
+    return "in" if tracer.consumer_axis.get(name) == axis else "along"
+
+
+def _groups(
+    by_signature: dict[tuple[int, ...], list[np.ndarray]],
+    axes: list[tuple[str, int]],
+    roles: list[str],
+    forward_order: list[str],
+) -> dict[str, Group]:
+    rank = {name: place for place, name in enumerate(forward_order)}
+    found = []
+    for signature, positions in by_signature.items():
+        table = np.array(sorted(row.tolist() for row in positions))
+        columns = np.array(signature)
+        slots = [
+            Slot(axes[slot][0], axes[slot][1], table[:, columns == slot], roles[slot]) for slot in dict.fromkeys(signature)
+        ]
+        producers = sorted((slot.tensor for slot in slots if slot.role == "out"), key=lambda name: rank[name])
+        # Units are numbered by where they lie in the first layer that produces them.
+        first = next(slot for slot in slots if slot.role == "out" and slot.tensor == producers[0])
+        order = np.argsort(first.index[:, 0])
+        slots = [Slot(slot.tensor, slot.axis, slot.index[order], slot.role) for slot in slots]
+        found.append((rank[producers[0]], int(first.index.min()), producers[0], tuple(slots)))
+    groups: dict[str, Group] = {}
+    for _, _, producer, slots_ in sorted(found, key=lambda item: item[:2]):
+        name = module_of(producer)
+        if name in groups:  # one layer's outputs that go separate ways (a chunk)
+            name = f"{name}[{sum(other.split('[')[0] == name for other in groups)}]"
+        groups[name] = Group(name, len(slots_[0].index), slots_)
+    return groups

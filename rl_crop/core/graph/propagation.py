@@ -1,0 +1,239 @@
+"""The rules by which labels pass through a torch call; a call without a rule keeps its inputs whole."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+import torch.nn.functional as F  # noqa: N812
+
+from rl_crop.core.graph.rearranging import MOVES, rearrange
+from rl_crop.core.graph.tracer import LAYER_CALLS, Axes, LabelTracer, channel_axis, layer_arguments
+
+INPUT = "reads the network's inputs"
+BARE = "passes a normalisation without weights"
+FIXED = "is combined with a tensor of fixed size"
+
+
+def propagate(
+    tracer: LabelTracer, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any, labelled: list[th.Tensor]
+) -> None:
+    """Record what one call ties, freezes and labels; see :class:`~rl_crop.core.graph.tracer.LabelTracer`."""
+    name = _name(func)
+    if name not in _LEAKS and not any(isinstance(x, th.Tensor) for x in (out if isinstance(out, (tuple, list)) else (out,))):
+        return  # a shape, a dtype, a plain number
+    try:
+        known = _follow(tracer, func, name, args, kwargs, out, labelled)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        known = False  # the call is written in a form that its rule does not know
+    if not known:
+        for tensor in labelled:
+            tracer.freeze_tensor(tensor, f"goes through torch's {name!r}, which cannot be cut")
+
+
+def _follow(
+    tracer: LabelTracer, func: Callable, name: str, args: tuple, kwargs: dict[str, Any], out: Any, labelled: list[th.Tensor]
+) -> bool:
+    """:return: whether there is a rule for this call."""
+    if func in LAYER_CALLS:
+        _layer(tracer, layer_arguments(args, kwargs), out)
+    elif func in _CHANNEL_RULES:
+        _CHANNEL_RULES[func](tracer, args, kwargs, out)
+    elif name in _ELEMENTWISE:
+        _elementwise(tracer, args, kwargs, out)
+    elif name in MOVES:
+        return rearrange(tracer, func, name, args, kwargs, out, labelled)
+    elif name in _POOLS:
+        _keep_channels(tracer, args[0], out, -1 - int(_digits(name)))
+    elif name in ("interpolate", "upsample"):
+        _keep_channels(tracer, args[0], out, 1)
+    elif name == "pad":
+        _pad(tracer, args[0], args[1], out)
+    elif name in _REDUCTIONS:
+        return _reduce(tracer, args, kwargs, out)
+    else:
+        return False
+    return True
+
+
+def _name(func: Callable) -> str:
+    """The call's name without underscores: in-place and operator forms share the rule of the plain one."""
+    name = getattr(func, "__name__", str(func))
+    if name == "__get__":  # a property such as x.T
+        name = getattr(getattr(func, "__self__", None), "__name__", name)
+    return name.strip("_")
+
+
+# Activations, arithmetic and casts act on each element: aligned axes are the same units.
+_ELEMENTWISE = frozenset(
+    """relu relu6 leaky_relu elu selu celu gelu silu mish tanh sigmoid hardtanh hardswish hardsigmoid softplus
+    softsign logsigmoid tanhshrink softshrink hardshrink threshold dropout alpha_dropout dropout1d dropout2d dropout3d
+    feature_dropout feature_alpha_dropout clamp clip clamp_min clamp_max abs exp expm1 log log1p sqrt rsqrt
+    square pow neg sign sin cos reciprocal clone contiguous float double half bfloat16 to type type_as detach data
+    add sub subtract mul multiply div divide true_divide radd rsub rmul rdiv rtruediv truediv rpow iadd isub imul
+    itruediv maximum minimum lerp where addcmul addcdiv nan_to_num requires_grad gt ge lt le eq ne isfinite isnan isinf
+    logical_and logical_or logical_not and or xor invert erf floor ceil round sinh cosh atan asinh bernoulli
+    zeros_like ones_like full_like empty_like rand_like randn_like""".split()
+)
+_POOLS = frozenset(
+    [f"{kind}_pool{n}d" for kind in ("max", "avg", "lp", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)]
+    + [f"{kind}_with_indices" for kind in ("max_pool1d", "max_pool2d", "max_pool3d")]
+)
+_REDUCTIONS = frozenset("mean sum amax amin var std".split())
+# Calls that return no tensor, and yet carry units away or write over some of them.
+_LEAKS = frozenset("setitem numpy tolist array".split())
+
+
+def _layer(tracer: LabelTracer, call: dict[str, Any], out: th.Tensor) -> None:
+    """A linear layer or convolution: columns are tied to the channels received, rows are new channels."""
+    weight, bias = call["weight"], call["bias"]
+    name = tracer.names.get(id(weight))
+    axes = tracer.axes(call["input"])
+    channel = channel_axis(weight)
+    received = None if axes is None else axes[channel]
+    if name is None:  # a weight computed by the model (weight normalisation, a transposed view)
+        for tensor in (call["input"], weight, bias):
+            tracer.freeze_tensor(tensor, "meets a weight that is computed, not a parameter")
+        return
+    rows, columns = tracer.axes_of[name][0], tracer.axes_of[name][1]
+    n_groups = call["input"].shape[channel] // weight.shape[1]
+    if n_groups == 1:
+        tracer.tie(columns, received, INPUT)
+    elif weight.shape[1] == 1:  # depthwise: every channel is a group of its own and takes its outputs with it
+        for multiple in range(len(rows) // n_groups):
+            tracer.tie(rows[multiple :: len(rows) // n_groups], received, INPUT)
+    else:
+        # Groups stay equal: the unit at one place of every group goes or stays together.
+        for received_by_group in np.split(received, n_groups) if received is not None else [None]:
+            tracer.tie(columns, received_by_group, INPUT)
+        for rows_of_group in np.split(rows, n_groups)[1:]:
+            tracer.tie(rows[: len(rows_of_group)], rows_of_group, FIXED)
+    if isinstance(bias, th.Tensor):
+        bias_axes = tracer.axes(bias)
+        tracer.tie(rows, None if bias_axes is None else bias_axes[0], FIXED)
+    tracer.applications[name] = tracer.applications.get(name, 0) + out.numel() // weight.shape[0]
+    tracer.producer_axis[name], tracer.consumer_axis[name] = 0, 1
+    for axis in range(-1, -call["input"].dim() - 1, -1):
+        if axes is not None and axis != channel:  # features laid out as rows or positions
+            tracer.freeze(axes[axis], FIXED)
+    new: list[np.ndarray | None] = [None] * out.dim()
+    new[channel] = rows
+    tracer.label(out, tuple(new))
+
+
+def _tie_vectors(tracer: LabelTracer, channels: np.ndarray | None, vectors: tuple[Any, ...]) -> None:
+    for vector in vectors:
+        if isinstance(vector, th.Tensor):
+            axes = tracer.axes(vector)
+            tracer.tie(channels, None if axes is None else axes[0], FIXED)
+
+
+def _channel_norm(tracer: LabelTracer, x: th.Tensor, out: th.Tensor, vectors: tuple[Any, ...]) -> None:
+    axes = tracer.axes(x)
+    if not any(isinstance(vector, th.Tensor) for vector in vectors):  # its size attribute could not be found again
+        tracer.freeze_tensor(x, BARE)
+    _tie_vectors(tracer, None if axes is None else axes[1], vectors)
+    if axes is not None:
+        tracer.label(out, axes)
+
+
+def _batch_norm(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> None:
+    names = ("input", "running_mean", "running_var", "weight", "bias")
+    call = dict(zip(names, args, strict=False)) | kwargs
+    _channel_norm(tracer, call["input"], out, tuple(call.get(name) for name in names[1:]))
+
+
+def _group_norm(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> None:
+    call = dict(zip(("input", "num_groups", "weight", "bias"), args, strict=False)) | kwargs
+    axes = tracer.axes(call["input"])
+    if axes is not None and axes[1] is not None:
+        first, *others = np.split(axes[1], call["num_groups"])
+        for other in others:
+            tracer.tie(first, other, FIXED)
+    _channel_norm(tracer, call["input"], out, (call.get("weight"), call.get("bias")))
+
+
+def _layer_norm(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> None:
+    call = dict(zip(("input", "normalized_shape", "weight", "bias"), args, strict=False)) | kwargs
+    axes: Axes = tracer.axes(call["input"]) or (None,) * call["input"].dim()
+    if call.get("weight") is None:  # nothing to cut, but its normalized_shape would no longer fit
+        tracer.freeze_tensor(call["input"], BARE)
+    n_axes = len(call["normalized_shape"])
+    for vector in (call.get("weight"), call.get("bias")):
+        if isinstance(vector, th.Tensor):
+            for own, received in zip(tracer.axes(vector) or (), axes[-n_axes:], strict=False):
+                tracer.tie(own, received, FIXED)
+    tracer.label(out, axes)
+
+
+def _elementwise(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> None:
+    operands = [x for x in (*args, *kwargs.values()) if isinstance(x, th.Tensor)]
+    merged: list[np.ndarray | None] = [None] * out.dim()
+    for axis in range(-1, -out.dim() - 1, -1):
+        aligned = [(x.shape[axis], (tracer.axes(x) or (None,) * x.dim())[axis]) for x in operands if x.dim() >= -axis]
+        full = [label for size, label in aligned if size == out.shape[axis]]
+        merged[axis] = next((label for label in full if label is not None), None)
+        for size, label in aligned:
+            if size != out.shape[axis]:  # one unit spread over many
+                tracer.freeze(label, FIXED)
+            elif merged[axis] is not None:
+                tracer.tie(merged[axis], label, FIXED)
+    tracer.label(out, tuple(merged))
+
+
+def _prelu(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> None:
+    call = dict(zip(("input", "weight"), args, strict=False)) | kwargs
+    if call["weight"].numel() > 1:
+        _channel_norm(tracer, call["input"], out, (call["weight"],))
+    else:
+        tracer.label(out, tracer.axes(call["input"]) or ())
+
+
+_CHANNEL_RULES: dict[Callable, Callable[..., None]] = {
+    F.batch_norm: _batch_norm,
+    F.instance_norm: _batch_norm,
+    F.group_norm: _group_norm,
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _layer_norm,
+    th.prelu: _prelu,
+}
+
+
+def _keep_channels(tracer: LabelTracer, x: th.Tensor, out: Any, channel: int) -> None:
+    """Pooling and resizing act on each channel by itself."""
+    axes = tracer.axes(x) or (None,) * x.dim()
+    for place, axis in enumerate(axes):
+        if place != channel % x.dim():
+            tracer.freeze(axis, FIXED)
+    for tensor in out if isinstance(out, tuple) else (out,):
+        new: list[np.ndarray | None] = [None] * tensor.dim()
+        new[channel] = axes[channel]
+        tracer.label(tensor, tuple(new))
+
+
+def _pad(tracer: LabelTracer, x: th.Tensor, widths: Sequence[int], out: th.Tensor) -> None:
+    axes = list(tracer.axes(x) or (None,) * x.dim())
+    for place in range(len(widths) // 2):  # from the last axis backwards
+        if widths[2 * place] or widths[2 * place + 1]:
+            tracer.freeze(axes[-1 - place], FIXED)
+            axes[-1 - place] = None
+    tracer.label(out, tuple(axes))
+
+
+def _digits(name: str) -> str:
+    return "".join(letter for letter in name if letter.isdigit())
+
+
+def _reduce(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: Any) -> bool:
+    """Sums and means over axes that carry no label; over labelled axes the units are mixed."""
+    x = args[0]
+    dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if not isinstance(out, th.Tensor) or dims is None or isinstance(dims, bool):
+        return False
+    reduced = {d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)}
+    axes = tracer.axes(x) or (None,) * x.dim()
+    if any(axes[d] is not None for d in reduced):
+        return False
+    kept = [None if d in reduced else axes[d] for d in range(x.dim()) if out.dim() == x.dim() or d not in reduced]
+    tracer.label(out, tuple(kept))
+    return True

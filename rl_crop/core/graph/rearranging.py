@@ -1,0 +1,90 @@
+"""Calls that only move elements about: made again on tensors of labels, they show where each unit comes to lie."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from rl_crop.core.graph.tracer import Axes, LabelTracer
+
+MOVES = frozenset(
+    """flatten view reshape unflatten squeeze unsqueeze permute transpose movedim swapaxes t mT T expand expand_as
+    repeat repeat_interleave tile chunk split tensor_split unbind getitem select narrow index_select cat concat
+    concatenate stack hstack roll flip view_as reshape_as pixel_shuffle pixel_unshuffle""".split()
+)
+# These pick by place: cut units would shift the places of the others, unless all of them pass in order.
+_PICKS = frozenset("split tensor_split unbind getitem select narrow index_select roll".split())
+
+
+def rearrange(
+    tracer: LabelTracer,
+    func: Callable,
+    name: str,
+    args: tuple,
+    kwargs: dict[str, Any],
+    out: Any,
+    labelled: list[th.Tensor],
+) -> bool:
+    """
+    Label what a rearranging call returns.
+
+    :return: whether its units can still be cut afterwards.
+    """
+    if any(sum(axis is not None for axis in tracer.axes(x) or ()) != 1 for x in labelled):
+        return False
+    others = (*args[1:], *kwargs.values())
+    picks = name in _PICKS or (name == "repeat_interleave" and any(isinstance(x, th.Tensor) for x in others))
+    moved = func(*_as_labels(tracer, args, picks), **{key: _as_labels(tracer, value, picks) for key, value in kwargs.items()})
+    tensors, labels = (out, moved) if isinstance(out, (tuple, list)) else ((out,), (moved,))
+    found = [_labelled_axis(values.numpy()) for values in labels]
+    if any(axes is None or len(axes) != x.dim() for x, axes in zip(tensors, found, strict=True)):
+        return False
+    pieces = [next((axis for axis in axes or () if axis is not None), np.zeros(0)) for axes in found]
+    whole = next(axis for axis in tracer.axes(labelled[0]) or () if axis is not None)
+    if picks and not all(len(labelled) == 1 and np.array_equal(piece, whole) for piece in pieces):
+        return False
+    if name == "chunk" and not np.array_equal(pieces[0], whole):
+        if len({len(piece) for piece in pieces}) > 1:
+            return False
+        for piece in pieces[1:]:  # chunks stay equal
+            tracer.tie(pieces[0], piece, "is cut into chunks")
+    for tensor, axes in zip(tensors, found, strict=True):
+        tracer.label(tensor, axes or ())
+    return True
+
+
+def _as_labels(tracer: LabelTracer, value: Any, picks: bool) -> Any:
+    """The same structure with every tensor replaced by its labels (-1 where it has none); indices stay."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_as_labels(tracer, item, picks) for item in value)
+    if not isinstance(value, th.Tensor):
+        return value
+    if picks and tracer.axes(value) is None and not value.is_floating_point():
+        return value.cpu()
+    labels = np.full(value.shape, -1, dtype=np.int64)
+    for place, axis in enumerate(tracer.axes(value) or ()):
+        if axis is not None:
+            labels[...] = axis.reshape([-1 if d == place else 1 for d in range(value.dim())])
+    return th.from_numpy(labels)
+
+
+def _labelled_axis(labels: np.ndarray) -> Axes | None:
+    """The one axis along which labels vary, or ``None`` where they lie across several."""
+    if labels.size == 0 or (labels < 0).all():
+        return (None,) * labels.ndim
+    if (labels == labels.flat[0]).all():
+        return _single(labels)
+    for place in range(labels.ndim):
+        along = np.moveaxis(labels, place, 0).reshape(labels.shape[place], -1)
+        if (along == along[:, :1]).all():
+            return tuple(along[:, 0] if d == place else None for d in range(labels.ndim))
+    return None
+
+
+def _single(labels: np.ndarray) -> Axes | None:
+    """A single unit, so that no axis varies: it lies along one of length one, or along the only one after the rows."""
+    place = next((d for d in range(1, labels.ndim) if labels.shape[d] == 1), 1 if labels.ndim == 2 else None)
+    if place is None:
+        return None
+    return tuple(np.full(labels.shape[d], labels.flat[0]) if d == place else None for d in range(labels.ndim))

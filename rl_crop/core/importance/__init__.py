@@ -1,0 +1,1 @@
+"""How much units and weights matter."""

@@ -1,0 +1,1 @@
+"""Removing units: settings, allocation, plan, surgery and repair."""

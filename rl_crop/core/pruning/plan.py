@@ -1,0 +1,310 @@
+"""Score, rank and allocate without changing anything; then cut, compensate and check, all or nothing."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from rl_crop.core.errors import PruningError
+from rl_crop.core.graph.groups import DependencyGraph, Group, find_units, named_tensors
+from rl_crop.core.graph.tracer import tensors_in
+from rl_crop.core.importance.activations import UnitActivations, dormant_shares
+from rl_crop.core.importance.context import ImportanceContext, unit_scores
+from rl_crop.core.importance.criteria import resolve_criterion
+from rl_crop.core.masking.masks import refuse_masked
+from rl_crop.core.model import Copy, Network, Subject
+from rl_crop.core.pruning.allocation import Budget, allocate
+from rl_crop.core.pruning.compensation import REFITTING, Compensator
+from rl_crop.core.pruning.distillation import Distiller
+from rl_crop.core.pruning.report import PruningReport, summary_lines, table, unit_notes
+from rl_crop.core.pruning.settings import Settings, Target, check_sparsity, sparsity_by_network
+from rl_crop.core.pruning.surgery import Transaction, cut, forget, update_sizes
+from rl_crop.core.rng import eval_mode, isolated_rng, undisturbed
+
+TRACE_BATCH = 2
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """
+    Which units would stay; making it changed nothing, :meth:`apply` cuts.
+
+    :param keep: kept indices of each producing layer's outputs: ascending int64.
+    :param scores: one score a unit, by layer.
+    :param widths_before: outputs of each layer now.
+    :param widths_after: and after the cut.
+    :param sparsity: share of the prunable parameters that will be gone, by network and in ``"total"``.
+    :param budget_sparsity: share of the budget (parameters, FLOPs or units) that will be gone, by network, or in
+        ``"total"`` under ``scope="global"``.
+    :param dormant: share of dormant units by layer, among all and among those removed (only with observations).
+    :param n_params_before: parameters of the model now (target networks not counted).
+    :param n_params_after: and after the cut.
+    :param flops_before: floating-point operations for one observation, see ``PruningReport``.
+    :param flops_after: and after the cut.
+    :param seconds: wall-clock of planning.
+    """
+
+    keep: dict[str, np.ndarray]
+    scores: dict[str, np.ndarray]
+    widths_before: dict[str, int]
+    widths_after: dict[str, int]
+    sparsity: dict[str, float]
+    budget_sparsity: dict[str, float]
+    dormant: dict[str, tuple[float, float]]
+    n_params_before: int
+    n_params_after: int
+    flops_before: int
+    flops_after: int
+    graph: DependencyGraph = field(repr=False)
+    kept_units: dict[str, np.ndarray] = field(repr=False)
+    subject: Subject = field(repr=False)
+    settings: Settings = field(repr=False)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        rows = []
+        for name, before in self.widths_before.items():
+            shares = [f"{share:.0%}" for share in self.dormant[name]] if name in self.dormant else ["-", "-"]
+            rows.append([name, str(before), str(self.widths_after[name]), *shares])
+        header = ["layer", "units before", "after", "dormant", "dormant of removed"]
+        whole = [f"left whole: {name} ({reason})" for name, reason in self.graph.untouched.items()]
+        return "\n".join([table(header, rows), *summary_lines(self), *whole, *(f"note: {note}" for note in self._narrow())])
+
+    @property
+    def _widths(self) -> dict[str, tuple[int, int]]:
+        """By layer, its units (before, after)."""
+        return {name: (before, self.widths_after[name]) for name, before in self.widths_before.items()}
+
+    def _narrow(self) -> tuple[str, ...]:
+        return unit_notes(self._widths)
+
+    def apply(self, transaction: Transaction | None = None) -> PruningReport:
+        """
+        Cut and compensate, with the weights of this moment.
+
+        :param transaction: one to join, so that several cuts are undone together; by default the cut is one of its own.
+        :return: the report.
+        :raises PruningError: shapes changed since planning, or the cut network does not run; everything is then as before.
+        """
+        start = time.perf_counter()
+        self._check_unchanged()
+        notes: tuple[str, ...] = ()
+        if self._changes():
+            mirrors = [module for copy in self.subject.mirrors for module in copy.modules]
+            with isolated_rng(self.settings.seed or 0), eval_mode(self.subject.root, *mirrors):
+                if transaction is not None:
+                    notes = self._cut(transaction)
+                else:
+                    with Transaction() as own:
+                        notes = self._cut(own)
+        report = self._report(notes, self.seconds + time.perf_counter() - start)
+        if transaction is None:
+            self.subject.applied(report)
+        return report
+
+    def _changes(self) -> bool:
+        return any(len(kept) < self.graph.groups[name].n_units for name, kept in self.kept_units.items())
+
+    def _report(self, notes: tuple[str, ...], seconds: float) -> PruningReport:
+        return PruningReport(
+            self.n_params_before, self.n_params_after, dict(self.sparsity), self.flops_before, self.flops_after, self._widths,
+            dict(self.graph.untouched), seconds, self.settings.criterion_name, self.settings.compensation,
+            notes=(*notes, *self._narrow()),
+        )  # fmt: skip
+
+    def _check_unchanged(self) -> None:
+        there = {id(tensor) for tensor in named_tensors(self.subject.root).values()}
+        for copy in self.subject.copies:
+            for name, tensor in copy.tensors.items():
+                if self.graph.shapes[name] != tuple(tensor.shape):
+                    raise PruningError(f"{name!r} has changed its shape since this plan was made: make a new plan.")
+        for name, tensor in self.subject.trained.tensors.items():
+            if id(tensor) not in there:
+                raise PruningError(f"{name!r} has been replaced since this plan was made: make a new plan.")
+
+    def _cut(self, transaction: Transaction) -> tuple[str, ...]:
+        try:
+            return self._cut_and_repair(transaction)
+        except PruningError:
+            raise
+        except Exception as error:
+            raise PruningError(f"The cut failed ({type(error).__name__}: {error}); everything was put back.") from error
+
+    def _cut_and_repair(self, transaction: Transaction) -> tuple[str, ...]:
+        subject, kind = self.subject, self.settings.compensation
+        repairs = [] if kind == "none" else [self._compensator(copy) for copy in subject.copies]
+        distillers = [Distiller(copy.tensors, copy.runs) for copy in subject.copies] if kind == "distill" else []
+        restore = subject.remember() if kind != "none" else None
+        changed: list[th.Tensor] = []
+        seen: set[int] = set()
+        for copy in subject.copies:
+            own = {name: tensor for name, tensor in copy.tensors.items() if id(tensor) not in seen}  # mirrors may share some
+            seen |= {id(tensor) for tensor in own.values()}
+            changed += [own[name] for name in cut(transaction, self.graph, own, self.kept_units, subject.optimizers)]
+        update_sizes(transaction, [module for copy in subject.copies for module in copy.modules], changed)
+        self._check_runs()
+        for repair in repairs:
+            repair.refit(transaction)
+        for distiller in distillers:
+            distiller.fit(transaction)
+        if restore is not None:
+            restore(transaction)
+        if kind in REFITTING:
+            forget(transaction, subject.optimizers, subject.parameters_beside(changed))
+        subject.after_cut(transaction)
+        self._check_runs()
+        lost = sorted({name for repair in repairs for name in repair.without_bias})
+        return tuple(f"{name} has no bias: a constant that it lost could not be restored" for name in lost)
+
+    def _check_runs(self) -> None:
+        for copy in self.subject.copies:
+            for run in copy.runs:
+                _check_runs(run)
+
+    def _compensator(self, copy: Copy) -> Compensator:
+        return Compensator(self.graph, self.kept_units, copy.tensors, copy.runs, self.settings.compensation)
+
+
+def make_plan(subject: Subject, sparsity: Target, settings: Settings) -> PruningPlan:
+    """
+    Score, rank and allocate; nothing is changed, generators and modes included.
+
+    :param subject: the model as its task describes it.
+    :param sparsity: one for every network that has units, or by network name; networks not named stay whole.
+    :param settings: the rest.
+    :return: the plan.
+    :raises PruningError: the arguments, the loss or the data do not allow it.
+    """
+    start = time.perf_counter()
+    check_sparsity(sparsity)
+    refuse_masked(subject.trained.tensors)
+    if settings.compensation != "none" and not subject.has_observations:
+        raise PruningError(f"compensation={settings.compensation!r} needs observations: give batches, or use 'none'.")
+    with isolated_rng(settings.seed or 0), undisturbed(subject.root):
+        graph = trace(subject, settings.ignore)
+        groups = {
+            network.name: [group for group in graph.groups.values() if group.tensors("out")[0] in network.parameters]
+            for network in subject.networks
+        }
+        if not graph.groups:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.untouched.items())
+            raise PruningError(f"The model has no layer whose units can be removed ({reasons}); nothing was pruned.")
+        targets = sparsity_by_network(sparsity, [name for name, own in groups.items() if own], settings.scope)
+        chosen = [network for network in subject.networks if targets.get(network.name)]
+        activations = UnitActivations(subject, graph)
+        scores: dict[str, np.ndarray] = {}
+        for network in chosen:
+            scores |= _scores(subject, network, groups[network.name], settings, activations)
+        kept = _allocate(graph, subject, groups, scores, targets, settings)
+        dormant = dormant_shares(activations.few(), kept, graph)
+    return _describe(subject, graph, groups, scores, kept, dormant, settings, time.perf_counter() - start)
+
+
+def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> DependencyGraph:
+    """:return: the units of a subject, found by running it on a few observations."""
+    runs = [lambda run=run: run(TRACE_BATCH) for run in subject.trained.runs]
+    pinned = {why: (lambda run=run: run(TRACE_BATCH)) for why, run in subject.pinned.items()}
+    whole = dict(subject.whole) | dict.fromkeys(ignore, "ignored on request")
+    return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, subject.ties, pinned)
+
+
+def _scores(
+    subject: Subject, network: Network, groups: list[Group], settings: Settings, activations: UnitActivations
+) -> dict[str, np.ndarray]:
+    parameters = {
+        slot.tensor: subject.trained.tensors[slot.tensor]
+        for group in groups
+        for slot in group.slots
+        # Fixed weights are buffers.
+        if (isinstance(subject.trained.tensors[slot.tensor], th.nn.Parameter) or slot.role != "along")
+        and slot.tensor not in subject.unscored
+    }
+    context = ImportanceContext(
+        groups, parameters, network.loss, network.batches,
+        lambda: [run(ones=True) for run in subject.trained.runs], activations, settings.seed or 0,
+        subject.trained.tensors,
+    )  # fmt: skip
+    return unit_scores(resolve_criterion(settings.criterion)(context), groups)
+
+
+def _allocate(
+    graph: DependencyGraph,
+    subject: Subject,
+    groups: dict[str, list[Group]],
+    scores: dict[str, np.ndarray],
+    targets: dict[str, float],
+    settings: Settings,
+) -> dict[str, np.ndarray]:
+    kept: dict[str, np.ndarray] = {}
+    chosen = [network for network in subject.networks if targets.get(network.name)]
+    shares = [chosen] if settings.scope == "global" and chosen else [[network] for network in chosen]
+    for together in shares:
+        names = frozenset().union(*(network.parameters for network in together))
+        budget = Budget(graph, names, settings.budget)
+        settled = {name: len(units) for name, units in kept.items()}
+        kept |= allocate(
+            [group for network in together for group in groups[network.name]],
+            scores,
+            targets[together[0].name],
+            lambda widths, budget=budget, settled=settled: budget.sparsity({**settled, **widths}),  # type: ignore[misc]
+            settings.scope,
+            settings.min_units,
+            " and ".join(network.name for network in together),
+        )
+    return kept
+
+
+def _describe(
+    subject: Subject,
+    graph: DependencyGraph,
+    groups: dict[str, list[Group]],
+    scores: dict[str, np.ndarray],
+    kept: dict[str, np.ndarray],
+    dormant: dict[str, tuple[float, float]],
+    settings: Settings,
+    seconds: float,
+) -> PruningPlan:
+    after = {name: len(units) for name, units in kept.items()}
+    budgets = {network.name: Budget(graph, network.parameters) for network in subject.networks}
+    sparsity = {name: budget.sparsity(after) for name, budget in budgets.items() if groups[name]}
+    prunable = sum(budget.cost({}) for budget in budgets.values())
+    gone = prunable - sum(budget.cost(after) for budget in budgets.values())
+    sparsity["total"] = gone / prunable if prunable else 0.0
+    # All that is trained counts, also what belongs to no network (an extractor left whole, a free log_std).
+    own = frozenset(name for name, tensor in subject.trained.tensors.items() if isinstance(tensor, th.nn.Parameter))
+    n_params = sum(int(np.prod(graph.shapes[name])) for name in own)
+    # What no unit reaches costs the same before and after, so the whole changes by what the prunable part loses.
+    flops = sum(2 * graph.applications.get(name, 0) * int(np.prod(graph.shapes[name])) for name in own)
+    flops_gone = sum(Budget(graph, own, "flops").cost(widths) * sign for widths, sign in (({}, 1), (after, -1)))
+    keep, before, widths = {}, {}, {}
+    for name, units in kept.items():
+        index = next(slot for slot in graph.groups[name].slots if slot.role == "out").index
+        keep[name] = np.sort(index[units].ravel())
+        before[name], widths[name] = index.size, keep[name].size
+    shares = {"total": own} if settings.scope == "global" else {
+        network.name: network.parameters for network in subject.networks if groups[network.name]
+    }  # fmt: skip
+    reached = {name: Budget(graph, names, settings.budget).sparsity(after) for name, names in shares.items()}
+    return PruningPlan(
+        keep, {name: scores[name] for name in kept}, before, widths, sparsity, reached, dormant, n_params,
+        n_params - round(gone), round(flops), round(flops - flops_gone), graph, kept, subject, settings, seconds,
+    )  # fmt: skip
+
+
+def _check_runs(run: Callable[..., Any]) -> None:
+    try:
+        with th.no_grad():
+            outputs = run(TRACE_BATCH)
+    except PruningError:
+        raise
+    except Exception as error:
+        raise PruningError(
+            f"The cut network does not run ({error}); everything was put back. A size written into its forward() "
+            f"can be the reason: name the modules that it belongs to in ignore=."
+        ) from error
+    for output in tensors_in(outputs):
+        if not bool(th.isfinite(output).all()):
+            raise PruningError("The cut network's outputs are not finite; everything was put back.")

@@ -1,0 +1,115 @@
+"""How units are chosen and what repairs the cut: the keywords of planning and pruning, checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from rl_crop.core.errors import PruningError
+from rl_crop.core.importance.context import Criterion
+from rl_crop.core.importance.criteria import BY_UNIT, resolve_criterion
+from rl_crop.core.masking.distributions import ELEMENT_SCOPES
+from rl_crop.core.pruning.allocation import BUDGETS, SCOPES
+from rl_crop.core.pruning.compensation import COMPENSATIONS
+
+Target = float | Mapping[str, float]
+"""A sparsity for every network, or one by network name."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    How units are chosen and what repairs the cut; the keywords of every ``plan_...`` and ``prune_...`` function.
+
+    :param criterion: a name in :data:`~rl_crop.core.importance.criteria.CRITERIA`, or a function of a ``ImportanceContext``.
+    :param scope: ``"network"`` (one ranking a network), ``"layer"`` (the same share of units in every layer) or
+        ``"global"`` (one ranking and one budget over all networks); of weights also ``"er"`` and ``"erk"`` (densities by
+        the shapes of a network's layers).
+    :param budget: what ``sparsity`` is a share of: ``"params"``, ``"flops"`` or ``"units"``.
+    :param structured: ``True`` removes units physically; ``False`` masks single weights of linear and convolution layers.
+    :param compensation: ``"none"``, ``"bias"``, ``"least_squares"`` or ``"distill"``; masks are not compensated.
+    :param ignore: modules left whole, by ``named_modules()`` name.
+    :param min_units: units that stay in every layer: an integer, or a share in (0, 1), rounded down, of what ``scope="layer"``
+        would leave there (of each cut, where several follow each other). Of weights ranked over several layers: those that
+        every layer and every output of a network keep.
+    :param seed: of everything random (0 where ``None``).
+    """
+
+    criterion: str | Criterion = "crop"
+    scope: str = "network"
+    budget: str = "params"
+    structured: bool = True
+    compensation: str = "least_squares"
+    ignore: tuple[str, ...] = ()
+    min_units: float = 1
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        resolve_criterion(self.criterion)
+        scopes = SCOPES if self.structured else ELEMENT_SCOPES
+        choices = {"scope": scopes, "budget": BUDGETS, "compensation": COMPENSATIONS}
+        check_choices({name: (getattr(self, name), allowed) for name, allowed in choices.items()})
+        share = isinstance(self.min_units, float) and 0.0 < self.min_units < 1.0
+        if not (share and self.structured) and (not _whole(self.min_units) or self.min_units < 1):
+            also = ", or a share in (0, 1) of the units that equal shares would leave" if self.structured else ""
+            raise PruningError(f"min_units={self.min_units!r} must be an integer of at least 1{also}.")
+        if self.seed is not None:
+            if not _whole(self.seed) or not 0 <= self.seed < 2**63:
+                raise PruningError(f"seed={self.seed!r} must be None or an integer of at least 0 and below 2**63.")
+            object.__setattr__(self, "seed", int(self.seed))  # Python's generator refuses numpy's integers
+        if isinstance(self.ignore, str):
+            object.__setattr__(self, "ignore", (self.ignore,))
+        if not self.structured:
+            if self.criterion in BY_UNIT:
+                raise PruningError(f"criterion={self.criterion!r} ranks whole units: it needs structured=True.")
+            if self.budget != "params":
+                raise PruningError(f"budget={self.budget!r} counts what units cost: masks (structured=False) need 'params'.")
+            object.__setattr__(self, "compensation", "none")
+
+    @property
+    def criterion_name(self) -> str:
+        """The name for reports."""
+        return self.criterion if isinstance(self.criterion, str) else getattr(self.criterion, "__name__", "custom")
+
+
+def check_choices(choices: Mapping[str, tuple[Any, Sequence[str]]]) -> None:
+    """
+    :param choices: by argument, its value and the values it may have.
+    :raises PruningError: one has another.
+    """
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise PruningError(f"{name}={value!r} is not one of {list(allowed)}.")
+
+
+def check_counts(counts: Mapping[str, Any]) -> None:
+    """
+    :param counts: arguments that are numbers of something.
+    :raises PruningError: one is not an integer of at least 1.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise PruningError(f"{name}={value!r} must be an integer of at least 1.")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def sparsity_by_network(sparsity: Target, names: list[str], scope: str) -> dict[str, float]:
+    """:return: the target of every named network; raises :class:`PruningError` for what is not in [0, 1)."""
+    if isinstance(sparsity, Mapping):
+        unknown = sorted(set(sparsity) - set(names))
+        if unknown:
+            raise PruningError(f"sparsity names {unknown}, but the networks with units are {names}.")
+        if scope == "global":
+            raise PruningError("scope='global' has one budget: give one sparsity, not one a network.")
+    return dict(sparsity) if isinstance(sparsity, Mapping) else dict.fromkeys(names, sparsity)
+
+
+def check_sparsity(sparsity: Any) -> None:
+    """:raises PruningError: it is neither a number in [0, 1) nor a mapping from network to such numbers."""
+    for name, value in (sparsity if isinstance(sparsity, Mapping) else {"": sparsity}).items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
+            what = f"sparsity of {name}" if name else "sparsity"
+            raise PruningError(f"{what} is {value!r}: it must be a number in [0, 1), such as 0.9 for 90 %.")

@@ -1,0 +1,96 @@
+"""Several cuts as one: the steps of an iterative event, undone together when one of them fails."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.report import PruningReport
+from rl_crop.core.pruning.schedules import inner_sparsities, relative_sparsity
+from rl_crop.core.pruning.settings import Target, check_choices, check_sparsity
+from rl_crop.core.pruning.surgery import Transaction
+
+STEPPED = ("one_shot", "iterative")
+
+
+def step_targets(sparsity: Target, schedule: str) -> list[Target]:
+    """
+    What is gone after each step of one event, of the network as it was before it.
+
+    :param sparsity: of the whole event.
+    :param schedule: ``"one_shot"`` or ``"iterative"`` (half of what is left to remove, at each of six steps, then the rest).
+    :raises PruningError: another schedule, or a sparsity that is not in [0, 1).
+    """
+    check_choices({"schedule": (schedule, STEPPED)})
+    check_sparsity(sparsity)
+    inner = "none" if schedule == "one_shot" else "halving"
+    if isinstance(sparsity, Mapping):
+        return list(inner_steps(sparsity, inner))
+    return [step[""] for step in inner_steps({"": sparsity}, inner)]
+
+
+def inner_steps(due: Mapping[str, float], inner: str, n_steps: int = 1) -> list[dict[str, float]]:
+    """:return: by network, what is gone after each step of one event, see ``inner_sparsities``."""
+    columns = {name: inner_sparsities(share, inner, n_steps) for name, share in due.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def apply_steps(
+    plan_for: Callable[[Target], PruningPlan], targets: Sequence[Target], first: PruningPlan | None = None
+) -> PruningReport:
+    """
+    Plan and apply one step after the other; all of them, or none.
+
+    :param plan_for: makes the plan of a step, given what it removes of the network as it then is.
+    :param targets: what is gone after each step, of the network as it was at first.
+    :param first: the plan of the first step, where it has been made already.
+    :return: one report over all steps.
+    """
+    reports: list[PruningReport] = []
+    left: dict[str, float] = {}
+    with Transaction() as transaction:
+        for target in targets:
+            rest = _rest(target, left)
+            if reports and not any(rest.values() if isinstance(rest, Mapping) else [rest]):
+                continue  # an earlier step had to remove a unit that was larger than it needed
+            plan = first if first is not None and not reports else plan_for(rest)
+            reports.append(plan.apply(transaction))
+            if not plan.settings.structured:
+                continue  # what masks are asked for counts what is masked already
+            for name, share in plan.budget_sparsity.items():
+                left[name] = left.get(name, 1.0) * (1.0 - share)
+    return merge_reports(reports)
+
+
+def _rest(target: Target, left: Mapping[str, float]) -> Target:
+    """A step starts from what the earlier ones really removed, so that their overshoots do not add up."""
+
+    def more(share: float, left: float) -> float:
+        return relative_sparsity(share, 1.0 - left) if 1.0 - left < share - 1e-12 else 0.0
+
+    if isinstance(target, Mapping):
+        return {name: more(share, left.get(name, 1.0)) for name, share in target.items()}
+    if not left or "total" in left:
+        return more(target, left.get("total", 1.0))
+    return {name: more(target, share) for name, share in left.items()}
+
+
+def merge_reports(reports: Sequence[PruningReport]) -> PruningReport:
+    """:return: one report from before the first cut to after the last."""
+    first, last = reports[0], reports[-1]
+    remaining = {name: 1.0 for report in reports for name in report.sparsity}
+    for report in reports:
+        for name, share in report.sparsity.items():
+            remaining[name] *= 1.0 - share
+    widths: dict[str, tuple[int, int]] = {}
+    for report in reports:
+        for name, (before, after) in report.widths.items():
+            widths[name] = (widths.get(name, (before, after))[0], after)
+    return replace(
+        last,
+        n_params_before=first.n_params_before,
+        flops_before=first.flops_before,
+        sparsity={name: 1.0 - share for name, share in remaining.items()} if last.structured else last.sparsity,
+        widths=widths,
+        seconds=sum(report.seconds for report in reports),
+        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+    )

@@ -1,0 +1,212 @@
+"""Cutting units out of parameters, gradients, optimizer state and size attributes, in place and undoably."""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from rl_crop.core.errors import PruningError
+from rl_crop.core.graph.groups import DependencyGraph
+
+
+class Transaction:
+    """
+    A context in which every change is remembered; an exception inside undoes all of them.
+
+    New tensors take the place of old ones, and old ones are never written to, so undoing is exact.
+    """
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def __enter__(self) -> "Transaction":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            for undo in reversed(self._undo):
+                undo()
+        self._undo.clear()
+
+    def set_data(self, tensor: th.Tensor, data: th.Tensor) -> None:
+        """
+        Give a parameter or buffer new contents, of any shape; the object stays the same and its gradient is dropped.
+
+        :param tensor: the parameter or buffer.
+        :param data: a new tensor that nobody else writes to.
+        """
+        old, old_grad = tensor.data, tensor.grad
+
+        def undo() -> None:
+            _replace(tensor, old)
+            tensor.grad = old_grad
+
+        self._undo.append(undo)
+        tensor.grad = None
+        _replace(tensor, data)
+
+    def set_item(self, mapping: Any, key: Any, value: Any) -> None:
+        """Set ``mapping[key]`` (a dictionary or a list)."""
+        missing = isinstance(mapping, dict) and key not in mapping
+        old = None if missing else mapping[key]
+        self._undo.append(lambda: mapping.pop(key) if missing else mapping.__setitem__(key, old))
+        mapping[key] = value
+
+    def remove_items(self, mapping: dict[Any, Any], keys: Iterable[Any]) -> None:
+        """Remove ``mapping[key]`` of every key; undoing puts back their order too."""
+        old = dict(mapping)
+
+        def undo() -> None:
+            mapping.clear()
+            mapping.update(old)
+
+        self._undo.append(undo)
+        for key in keys:
+            del mapping[key]
+
+    def set_attribute(self, owner: Any, name: str, value: Any) -> None:
+        """Set ``owner.name``."""
+        old = getattr(owner, name)
+        self._undo.append(lambda: setattr(owner, name, old))
+        setattr(owner, name, value)
+
+    def call(self, undo: Callable[[], Any]) -> None:
+        """Remember how to undo something done elsewhere."""
+        self._undo.append(undo)
+
+
+def _replace(tensor: th.Tensor, data: th.Tensor) -> None:
+    # While a graph of an earlier loss is alive, torch keeps the parameter's gradient accumulator, which knows
+    # the old shape and would refuse the next gradient. A change of dtype makes torch drop it; swap_tensors,
+    # the other way to keep the object, refuses parameters that such a graph holds.
+    tensor.data = th.empty(0, dtype=th.float32 if tensor.dtype == th.float64 else th.float64, device=tensor.device)
+    tensor.data = data
+
+
+def keep_index(graph: DependencyGraph, tensor: str, kept: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
+    """
+    Which positions of a tensor stay.
+
+    :param graph: the units.
+    :param tensor: the tensor's name in the graph.
+    :param kept: kept units by group name; groups not named stay whole.
+    :return: by axis, for those axes that get shorter, the positions that stay, ascending.
+    """
+    stays: dict[int, np.ndarray] = {}
+    for group, slot in graph.slots_of(tensor):
+        if group.name in kept and len(kept[group.name]) < group.n_units:
+            removed = np.setdiff1d(np.arange(group.n_units), kept[group.name])
+            mask = stays.setdefault(slot.axis, np.ones(graph.shapes[tensor][slot.axis], dtype=bool))
+            mask[slot.index[removed].ravel()] = False
+    return {axis: np.flatnonzero(mask) for axis, mask in stays.items()}
+
+
+def select(tensor: th.Tensor, index: Mapping[int, np.ndarray]) -> th.Tensor:
+    """:return: a new tensor with only the given positions along the given axes."""
+    for axis, positions in index.items():
+        tensor = tensor.index_select(axis, th.as_tensor(positions, device=tensor.device))
+    return tensor
+
+
+def cut(
+    transaction: Transaction,
+    graph: DependencyGraph,
+    tensors: Mapping[str, th.Tensor],
+    kept: Mapping[str, np.ndarray],
+    optimizers: Iterable[th.optim.Optimizer] = (),
+) -> set[str]:
+    """
+    Remove all units but the kept ones from one copy of the network.
+
+    :param transaction: remembers every change.
+    :param graph: the units.
+    :param tensors: this copy's parameters and buffers by the graph's names.
+    :param kept: kept units by group name.
+    :param optimizers: their state tensors of a parameter's old shape are cut with it.
+    :return: names of the tensors that changed.
+    :raises PruningError: an optimizer keeps state that cannot be cut.
+    """
+    changed = set()
+    optimizers = list({id(optimizer): optimizer for optimizer in optimizers}.values())  # each once
+    for optimizer in optimizers:
+        if isinstance(optimizer, th.optim.LBFGS) and optimizer.state:
+            raise PruningError("LBFGS keeps all parameters' history in one vector: clear its state, or use another optimizer.")
+    for name, tensor in tensors.items():
+        index = keep_index(graph, name, kept)
+        if not index:
+            continue
+        changed.add(name)
+        old_shape = tensor.shape
+        transaction.set_data(tensor, select(tensor.data, index))
+        for optimizer in optimizers:
+            if tensor in optimizer.state:
+                state = optimizer.state[tensor]
+                for key, value in list(state.items()):
+                    if isinstance(value, th.Tensor) and value.numel() > 1:
+                        transaction.set_item(state, key, _select_state(value, old_shape, index, f"{key!r} of {name!r}"))
+    return changed
+
+
+def forget(transaction: Transaction, optimizers: Iterable[th.optim.Optimizer], parameters: Iterable[th.Tensor]) -> None:
+    """
+    Let optimizers begin anew with some parameters, as if they had not yet stepped them.
+
+    Refitted weights are larger, because each kept unit stands for several, and so are the gradients of the layers before
+    them. Second moments of before would make Adam's steps longer by that factor for as long as they remember.
+
+    :param transaction: remembers every change.
+    :param optimizers: those that may hold state.
+    :param parameters: whose state is dropped.
+    """
+    wanted = {id(parameter) for parameter in parameters}
+    for optimizer in optimizers:
+        transaction.remove_items(optimizer.state, [key for key in optimizer.state if id(key) in wanted])
+
+
+def _select_state(state: th.Tensor, shape: th.Size, index: Mapping[int, np.ndarray], what: str) -> th.Tensor:
+    """A state tensor has its parameter's shape, or length one along some axes (factored moments)."""
+    if state.dim() != len(shape) or any(size not in (1, full) for size, full in zip(state.shape, shape, strict=True)):
+        raise PruningError(
+            f"The optimizer's state {what} has the shape {tuple(state.shape)}, which cannot be cut: "
+            "clear it, or use another optimizer."
+        )
+    return select(state, {axis: positions for axis, positions in index.items() if state.shape[axis] == shape[axis]})
+
+
+def update_sizes(transaction: Transaction, roots: Iterable[nn.Module], changed: Iterable[th.Tensor]) -> None:
+    """
+    Correct the size attributes of every module that owns a changed tensor.
+
+    :param transaction: remembers every change.
+    :param roots: modules to search.
+    :param changed: the parameters and buffers that were cut.
+    """
+    identities = {id(tensor) for tensor in changed}
+    for root in roots:
+        for module in root.modules():
+            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            if any(id(tensor) in identities for tensor in own):
+                for name, value in _sizes(module).items():
+                    if getattr(module, name) != value:
+                        transaction.set_attribute(module, name, value)
+
+
+def _sizes(module: nn.Module) -> dict[str, Any]:
+    weight = getattr(module, "weight", None)
+    if isinstance(module, nn.Linear):
+        return {"in_features": weight.shape[1], "out_features": weight.shape[0]}  # type: ignore[union-attr]
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        outputs, inputs = module.weight.shape[:2]
+        groups = module.groups
+        if inputs == 1 and groups == module.in_channels > 1:
+            groups = outputs // (module.out_channels // module.in_channels)
+        return {"in_channels": inputs * groups, "out_channels": outputs, "groups": groups}
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and weight is not None:
+        return {"normalized_shape": tuple(weight.shape)}
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    length = next((tensor.shape[0] for tensor in own if tensor.dim() == 1), None)
+    counts = ("num_features", "num_channels", "num_parameters")
+    return {name: length for name in counts if length is not None and hasattr(module, name)}

@@ -1,0 +1,1 @@
+"""Methods as recipes, and the engine that carries them through a run."""

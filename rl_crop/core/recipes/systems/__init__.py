@@ -1,0 +1,1 @@
+"""One file for each system with an outer loop of its own."""

@@ -1,0 +1,196 @@
+"""Pruning a Stable-Baselines3 agent, or a bare policy in a loop of one's own."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+from rl_crop.core.errors import PruningError
+from rl_crop.core.graph.groups import named_tensors
+from rl_crop.core.importance.context import GRADIENT_FREE
+from rl_crop.core.importance.criteria import SPANNING
+from rl_crop.core.masking.masks import attached_masks, pack
+from rl_crop.core.masking.plan import make_mask_plan
+from rl_crop.core.masking.weights import Weights
+from rl_crop.core.pruning.plan import PruningPlan, make_plan, trace
+from rl_crop.core.pruning.report import PruningReport
+from rl_crop.core.pruning.settings import Settings, Target, check_sparsity
+from rl_crop.core.pruning.steps import apply_steps, step_targets
+from rl_crop.sb3.adapters import describe
+from rl_crop.sb3.batches import as_samples
+from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches
+from rl_crop.sb3.networks import Hyperparameters, Objective, PolicyNetworks
+from rl_crop.sb3.subject import policy_subject
+
+Loss = Callable[[Any, Any], th.Tensor]
+
+
+def plan_policy_pruning(
+    model_or_policy: BaseAlgorithm | BasePolicy,
+    sparsity: Target,
+    *,
+    networks: str | Sequence[str] | None = None,
+    batches: Iterable[Any] | None = None,
+    loss: Loss | Mapping[str, Loss] | None = None,
+    gamma: float = 0.99,
+    ent_coef: float | None = None,
+    optimizers: Sequence[th.optim.Optimizer] | None = None,
+    mirrors: Sequence[BasePolicy] | None = None,
+    n_batches: int = N_BATCHES,
+    batch_size: int = BATCH_SIZE,
+    **settings: Any,
+) -> PruningPlan:
+    """
+    Score, rank and allocate the units (or, with ``structured=False``, the weights) of an agent's networks; changes nothing.
+
+    Where an algorithm holds less than one batch, a rollout is collected, which moves its environment on. Applied, the plan is
+    recorded in ``model.pruning_history``.
+
+    :param model_or_policy: an SB3 algorithm, or a bare SB3 policy (then give ``batches``).
+    :param sparsity: share of each network's prunable parameters to remove, in [0, 1): one number, or by network
+        (``"actor"``, ``"critic"``); networks not named stay whole.
+    :param networks: with one number, the networks it applies to (all by default).
+    :param batches: SB3 ``RolloutBufferSamples`` or ``ReplayBufferSamples``, mappings with those fields, or observations,
+        normalised as the policy sees them. An algorithm's own data by default.
+    :param loss: replaces the objective: ``callable(policy, batch)``, or one by network. A batch's fields are its attributes
+        (of a mapping, its items too); observations alone are ``batch.observations``.
+    :param gamma: discount factor, for a bare policy.
+    :param ent_coef: weight of the entropy, for a bare policy (0 by default).
+    :param optimizers: whose state is cut along, beside the algorithm's and the policy's own.
+    :param mirrors: further policies of the same class and shape, cut at the same indices.
+    :param n_batches: number of scoring batches taken from the algorithm's data.
+    :param batch_size: transitions in each.
+    :param settings: see :class:`~rl_crop.core.pruning.settings.Settings`.
+    :return: the plan.
+    :raises PruningError: the agent, its data or the arguments do not allow it; says what to do.
+    """
+    unknown = sorted(set(settings) - set(Settings.__dataclass_fields__))
+    if unknown:
+        raise TypeError(f"Unknown arguments {unknown}; known settings are {sorted(Settings.__dataclass_fields__)}.")
+    chosen = Settings(**settings)
+    model = model_or_policy if isinstance(model_or_policy, BaseAlgorithm) else None
+    policy = unwrap(model_or_policy if model is None else model.policy)
+    hyper = Hyperparameters(gamma, ent_coef or 0.0) if model is None else Hyperparameters.of(model, ent_coef=ent_coef)
+    parts = describe(policy, hyper)
+    losses = _losses(policy, parts, loss)
+    _check_gradient(policy, chosen.criterion, losses)
+    targets = target_by_network(sparsity, networks)
+    unknown = sorted(set(targets) - set(parts.modules)) if isinstance(targets, Mapping) else []
+    if unknown:
+        raise PruningError(f"Unknown networks {unknown}: this policy has {list(parts.modules)}.")
+    if batches is None and model is not None and needs_data(chosen):
+        batches = agent_batches(model, n_batches, batch_size, chosen.seed or 0)
+    samples = [parts.prepare(as_samples(batch, policy.device)) for batch in batches or ()]
+    subject = policy_subject(policy, parts, samples, losses, mirrors or (), optimizers, model)
+    if model is not None:
+        subject = replace(subject, applied=lambda report: remember(model, report, source="plan_policy_pruning"))
+    return (make_plan if chosen.structured else make_mask_plan)(subject, targets, chosen)
+
+
+def prune_policy(
+    model_or_policy: BaseAlgorithm | BasePolicy, sparsity: Target, *, schedule: str = "one_shot", **keywords: Any
+) -> PruningReport:
+    """
+    Plan and apply; see :func:`plan_policy_pruning` for the other arguments.
+
+    The event is added to ``model.pruning_history``, which travels in the saved zip.
+
+    :param schedule: ``"one_shot"``, or ``"iterative"``: in seven steps, scored anew at each on the same data.
+    :return: the report. Networks, targets and optimizer state have been cut, or masked, in place.
+    :raises PruningError: nothing was changed.
+    """
+    targets = step_targets(sparsity, schedule)
+    first = plan_policy_pruning(model_or_policy, targets[0], **keywords)
+    keywords["batches"] = first.subject.networks[0].batches or None
+    report = apply_steps(lambda target: plan_policy_pruning(model_or_policy, target, **keywords), targets, first)
+    if isinstance(model_or_policy, BaseAlgorithm):
+        remember(model_or_policy, report, source="prune_policy")
+    return report
+
+
+def remember(model: BaseAlgorithm, report: PruningReport, **facts: Any) -> None:
+    """
+    Add an event to ``model.pruning_history``, a plain list of plain dictionaries.
+
+    The last one holds the masks of the policy, targets included, under ``"masks"``, where there are any.
+    """
+    entry = {"timesteps": int(model.num_timesteps), **facts, **report.to_dict()}
+    masks = attached_masks(named_tensors(unwrap(model.policy)))
+    past = [{key: value for key, value in event.items() if key != "masks"} for event in getattr(model, "pruning_history", [])]
+    model.pruning_history = [*past, entry | ({"masks": pack(masks)} if masks else {})]  # type: ignore[attr-defined]
+
+
+def prunable_parameters(model: BaseAlgorithm, structured: bool = True) -> dict[str, list[th.Tensor]]:
+    """:return: by network, the parameters in which its units lie, or the weights that can be masked (targets not counted)."""
+    policy = unwrap(model.policy)
+    parts = describe(policy)
+    subject = policy_subject(policy, parts, (), parts.losses, (), None, model)
+    graph = trace(subject)
+    if not structured:
+        weights = Weights.of(subject, graph)
+        return {network: list(weights.within(network).values()) for network in weights.names}
+    sliced = {slot.tensor for group in graph.groups.values() for slot in group.slots}
+    found = {net.name: [subject.trained.tensors[name] for name in sorted(net.parameters & sliced)] for net in subject.networks}
+    return {name: tensors for name, tensors in found.items() if tensors}
+
+
+def unwrap(policy: Any) -> BasePolicy:
+    """:return: the policy itself, out of a ``torch.compile`` wrapper."""
+    policy = getattr(policy, "_orig_mod", policy)
+    if not isinstance(policy, BasePolicy):
+        raise PruningError(f"Expected a Stable-Baselines3 algorithm or policy, not {type(policy).__name__}.")
+    return policy
+
+
+def target_by_network(sparsity: Target, networks: str | Sequence[str] | None) -> Target:
+    """
+    :param sparsity: one number, or by network.
+    :param networks: the networks it applies to, or ``None`` for all.
+    :return: sparsity by network where networks are named, else the one number.
+    :raises PruningError: a sparsity is not in [0, 1), or the two name different networks.
+    """
+    check_sparsity(sparsity)
+    if networks is None:
+        return dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
+    names = [networks] if isinstance(networks, str) else list(networks)
+    if not names:
+        raise PruningError("networks is empty: name at least one, or leave it out to prune all.")
+    if not isinstance(sparsity, Mapping):
+        return dict.fromkeys(names, sparsity)
+    missing = sorted(set(names) - set(sparsity))
+    if missing:
+        raise PruningError(f"networks names {missing}, for which sparsity holds no number: it has {sorted(sparsity)}.")
+    return {name: sparsity[name] for name in names}
+
+
+def check_criterion(model: BaseAlgorithm, criterion: Any) -> None:
+    """:raises PruningError: the criterion needs a gradient, and the algorithm has none."""
+    policy = unwrap(model.policy)
+    _check_gradient(policy, criterion, describe(policy).losses)
+
+
+def _check_gradient(policy: BasePolicy, criterion: Any, losses: Mapping[str, Objective | None]) -> None:
+    if None in losses.values() and isinstance(criterion, str) and criterion not in GRADIENT_FREE:
+        raise PruningError(
+            f"{type(policy).__name__} is trained without a gradient, and criterion={criterion!r} needs one: use "
+            f"{', '.join(map(repr, GRADIENT_FREE))}, or give loss=."
+        )
+
+
+def needs_data(settings: Settings) -> bool:
+    """:return: whether a plan with these settings looks at data."""
+    criterion = settings.criterion
+    free = criterion in GRADIENT_FREE and criterion not in SPANNING
+    return not (free and settings.compensation == "none")
+
+
+def _losses(policy: BasePolicy, parts: PolicyNetworks, loss: Loss | Mapping[str, Loss] | None) -> dict[str, Objective | None]:
+    losses = dict(parts.losses)
+    given = loss if isinstance(loss, Mapping) else dict.fromkeys(losses, loss) if loss is not None else {}
+    unknown = sorted(set(given) - set(losses))
+    if unknown:
+        raise PruningError(f"loss names {unknown}, but this policy has {sorted(losses)}.")
+    return losses | {name: lambda batch, own=own: own(policy, batch) for name, own in given.items()}

@@ -1,0 +1,105 @@
+"""
+RecurrentPPO: the LSTM stays whole, what follows it is pruned; every transition carries the LSTM's state before it.
+
+That state is given, not computed: gradients of what follows the LSTM are those of training, and those of a features
+extractor before it lack the paths through earlier steps.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import BaseModel
+
+from rl_crop.core.model import mapped
+from rl_crop.sb3.batches import Samples
+from rl_crop.sb3.networks import Hyperparameters, PolicyNetworks
+from rl_crop.sb3.policies.actor_critic import assemble
+
+STATES = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
+"""States before each transition, shape (n, layers, hidden size), as a ``RecurrentRolloutBuffer`` names them."""
+
+
+def recurrent_actor_critic(policy: Any, hyper: Hyperparameters) -> PolicyNetworks:
+    """
+    :param policy: a ``RecurrentActorCriticPolicy``.
+    :param hyper: of the algorithm.
+    :return: its parts; observations are mappings with ``"observations"``, ``"episode_starts"`` and :data:`STATES`.
+    """
+
+    def remembered(observed: Mapping[str, Any], features: th.Tensor, lstm: th.nn.LSTM, kind: str) -> th.Tensor:
+        state = tuple(observed[f"{name}_states_{kind}"].swapaxes(0, 1).contiguous() for name in ("hidden", "cell"))
+        return policy._process_sequence(features, state, observed["episode_starts"].flatten(), lstm)[0]
+
+    def latents(observed: Mapping[str, Any], actor: bool = True, critic: bool = True) -> tuple[Any, Any]:
+        latent_pi = latent_vf = None
+        if actor or policy.shared_lstm:
+            features = BaseModel.extract_features(policy, observed["observations"], policy.pi_features_extractor)
+            latent_pi = remembered(observed, features, policy.lstm_actor, "pi")
+        if critic and policy.shared_lstm:
+            latent_vf = latent_pi.detach()  # type: ignore[union-attr]
+        elif critic:
+            features = BaseModel.extract_features(policy, observed["observations"], policy.vf_features_extractor)
+            separate = policy.lstm_critic
+            latent_vf = policy.critic(features) if separate is None else remembered(observed, features, separate, "vf")
+        return (
+            policy.mlp_extractor.forward_actor(latent_pi) if actor else None,
+            policy.mlp_extractor.forward_critic(latent_vf) if critic else None,
+        )
+
+    before = {"actor": (policy.lstm_actor,), "critic": tuple(m for m in (policy.lstm_critic, policy.critic) if m is not None)}
+    whole = {} if policy.critic is None else {policy.critic: "Stable-Baselines3 gives it the width of the LSTM"}
+    return assemble(
+        policy, hyper, latents, before, lambda observed: observed["observations"],
+        whole=whole, prepare=lambda batch: with_states(policy, batch),
+    )  # fmt: skip
+
+
+def with_states(policy: Any, batch: Any) -> Any:
+    """
+    A batch whose observations carry the LSTM's state before each transition.
+
+    :param policy: the recurrent policy.
+    :param batch: columns of a rollout buffer (with :data:`STATES`), ``RecurrentRolloutBufferSamples`` (padded sequences,
+        which are run through the LSTM), or observations without a past.
+    :return: the batch with ``observations`` as a mapping.
+    """
+    fields = batch._asdict() if hasattr(batch, "_asdict") else dict(vars(batch))
+    observations = fields.pop("observations")
+    if isinstance(observations, Mapping) and STATES[0] in observations:
+        return batch
+    if "lstm_states" in fields:
+        with th.no_grad():
+            return _unrolled(policy, observations, fields)
+    if STATES[0] not in fields:
+        first = next(iter(observations.values())) if isinstance(observations, Mapping) else observations
+        layers, _, hidden = policy.lstm_hidden_state_shape
+        zeros = th.zeros(len(first), layers, hidden, device=policy.device)
+        fields |= dict.fromkeys(STATES, zeros) | {"episode_starts": th.ones(len(first), device=policy.device)}
+    carried = {name: fields.pop(name) for name in (*STATES, "episode_starts")}
+    return Samples(observations={"observations": observations, **carried}, **fields)
+
+
+def _unrolled(policy: Any, observations: Any, fields: dict[str, Any]) -> Any:
+    """Padded sequences, taken apart: the state before each step is found by running the LSTM up to it."""
+    starts, mask, states = fields.pop("episode_starts"), fields.pop("mask").flatten() > 0, fields.pop("lstm_states")
+    n_sequences = states.pi[0].shape[1]
+    length = len(mask) // n_sequences
+    columns: dict[str, list[th.Tensor]] = {name: [] for name in STATES}
+    extractors = {"pi": policy.pi_features_extractor, "vf": policy.vf_features_extractor}
+    for kind, lstm in (("pi", policy.lstm_actor), ("vf", policy.lstm_critic)):
+        state = getattr(states, kind)
+        features = None if lstm is None else BaseModel.extract_features(policy, observations, extractors[kind])
+        for step in range(length):
+            for name, value in zip((f"hidden_states_{kind}", f"cell_states_{kind}"), state, strict=True):
+                columns[name].append(value.swapaxes(0, 1))
+            if features is not None:
+                row = features.reshape(n_sequences, length, -1)[:, step]
+                state = policy._process_sequence(row, state, starts.reshape(n_sequences, length)[:, step], lstm)[1]
+
+    def real(value: Any) -> Any:
+        return value.reshape(len(mask), *value.shape[1:])[mask]
+
+    carried = {name: th.stack(values, dim=1).flatten(0, 1) for name, values in columns.items()}
+    carried |= {"observations": observations, "episode_starts": starts}
+    return Samples(observations=mapped(real, carried), **{name: real(value) for name, value in fields.items()})
