@@ -5,7 +5,7 @@ from torch import nn
 from rl_crop.core import inputs
 from rl_crop.core.inputs import given_inputs, recorded_inputs
 from rl_crop.core.model import make_run
-from tests.core.networks import Calls, batches, mlp, mse
+from tests.zoo.networks import Calls, batches, mlp, mse
 
 
 def echo(**modules):

@@ -1,7 +1,7 @@
 import pytest
 
 import rl_crop
-from rl_crop.core import compensation
+from rl_crop.core.pruning import compensation
 from rl_crop.evaluation.after_cut import WAYS, another_way, next_updates
 from rl_crop.evaluation.building import build_env
 from rl_crop.evaluation.config import ConfigError, RunConfig

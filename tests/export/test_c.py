@@ -13,7 +13,7 @@ from torch import nn
 
 import rl_crop
 from rl_crop.export.c_functions import ACTIVATIONS
-from tests.export.agents import AGENTS, BOX, PARTS, RECURRENT, TORQUES, WITH_IMAGES, build, given, kw
+from tests.zoo.export_agents import AGENTS, BOX, PARTS, RECURRENT, TORQUES, WITH_IMAGES, build, given, kw
 
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1"]
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 import rl_crop
 from rl_crop.export.check import full_precision
-from tests.export.agents import AGENTS, BOX, CHOICE, TORQUES, Toy, build, kw
+from tests.zoo.export_agents import AGENTS, BOX, CHOICE, TORQUES, Toy, build, kw
 
 
 def fingerprint(model):

@@ -6,7 +6,7 @@ import pytest
 import torch as th
 
 import rl_crop
-from tests.export.agents import AGENTS, RECURRENT, WITH_IMAGES, given
+from tests.zoo.export_agents import AGENTS, RECURRENT, WITH_IMAGES, given
 
 STATES = ("hidden_state", "cell_state")
 

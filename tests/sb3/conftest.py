@@ -1,7 +1,7 @@
 import pytest
 import torch as th
 
-from tests.sb3.agents import AGENTS
+from tests.zoo.agents import AGENTS
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 
 import rl_crop
 from rl_crop.core.pruning.surgery import Transaction
-from tests.sb3.agents import AGENTS, SCORING, equal, tensors, unmoved
+from tests.zoo.agents import AGENTS, SCORING, equal, tensors, unmoved
 
 NAMES = ["ppo_discrete", "ppo_sde", "sac_sde", "sac_three_critics", "dqn", "td3_own_shared", "dqn_images", "recurrent_mixed"]
 

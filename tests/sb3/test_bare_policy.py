@@ -15,7 +15,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 import rl_crop
 from rl_crop.sb3.adapters import describe
-from tests.sb3.agents import AGENTS, SCORING, equal, ppo, sac
+from tests.zoo.agents import AGENTS, SCORING, equal, ppo, sac
 
 OBSERVATIONS = spaces.Box(-1, 1, (5,))
 

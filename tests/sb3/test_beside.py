@@ -10,8 +10,8 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.logger import KVWriter, Logger
 
 import rl_crop
-from tests.sb3.agents import AGENTS, SCORING, ppo
-from tests.sb3.worlds import make_env
+from tests.zoo.agents import AGENTS, SCORING, ppo
+from tests.zoo.worlds import make_env
 
 ORDERS = {
     "before": lambda prune, other: [prune, other],

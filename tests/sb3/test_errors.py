@@ -12,8 +12,8 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.sac.policies import Actor, SACPolicy
 
 import rl_crop
-from tests.sb3.agents import AGENTS, SCORING, equal, ppo, tensors, unmoved
-from tests.sb3.worlds import make_env
+from tests.zoo.agents import AGENTS, SCORING, equal, ppo, tensors, unmoved
+from tests.zoo.worlds import make_env
 
 BAD = [
     ({"sparsity": 1.0}, r"in \[0, 1\)"),

@@ -19,8 +19,8 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.sb3.extractors import PrunedExtractor, ShapesInTurn, correct_features_dim, rewrite_extractors
 from rl_crop.sb3.subject import algorithm_optimizers
-from tests.sb3.agents import equal, tensors
-from tests.sb3.image_agents import AGENTS, OwnExtractor, cut_extractors, extractors, networks, observe, outputs, trace
+from tests.zoo.agents import equal, tensors
+from tests.zoo.image_agents import AGENTS, OwnExtractor, cut_extractors, extractors, networks, observe, outputs, trace
 
 ROOT = Path(__file__).parents[2]
 IMAGE = spaces.Box(0, 255, (1, 44, 44), np.uint8)
@@ -112,8 +112,8 @@ def test_agents_load_in_a_new_process(tmp_path):
         th.save([observe(model), outputs(model.policy, observe(model)), model.policy.state_dict()], tmp_path / f"{name}.pt")
     code = """
 import sys, pathlib, torch as th
-from tests.sb3.image_agents import AGENTS, outputs
-from tests.sb3.agents import equal
+from tests.zoo.image_agents import AGENTS, outputs
+from tests.zoo.agents import equal
 th.set_num_threads(1)
 for name, make in AGENTS.items():
     path = pathlib.Path(sys.argv[1]) / name

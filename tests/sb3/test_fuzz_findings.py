@@ -6,7 +6,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from rl_crop import prune_policy
-from tests.sb3.agents import SCORING
+from tests.zoo.agents import SCORING
 
 
 class Extractor(BaseFeaturesExtractor):

@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 import rl_crop
 from rl_crop.sb3.learning_rate import scale_learning_rate
 from rl_crop.sb3.subject import algorithm_optimizers
-from tests.sb3.agents import SCORING, ppo, sac
+from tests.zoo.agents import SCORING, ppo, sac
 
 RATES = {
     "a number": 1e-3,

@@ -15,9 +15,9 @@ from sb3_contrib import ARS
 from stable_baselines3.common.vec_env import VecNormalize
 
 import rl_crop
-from tests.sb3.agents import AGENTS, VECTORS, consistent, equal, targets, tensors
-from tests.sb3.planning import assert_untouched, everything
-from tests.sb3.worlds import ENVS
+from tests.zoo.agents import AGENTS, VECTORS, consistent, equal, targets, tensors
+from tests.zoo.planning import assert_untouched, everything
+from tests.zoo.worlds import ENVS
 
 ROOT = Path(__file__).parents[2]
 SPARSITY = 0.9
@@ -147,7 +147,7 @@ def write(name, directory):
 
 def _from_table(name):
     def env():
-        from tests.sb3.agents import AGENTS
+        from tests.zoo.agents import AGENTS
 
         return AGENTS[name]().get_env()
 

@@ -16,7 +16,7 @@ from rl_crop.core.rng import eval_mode
 from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.data import rollout_samples
 from rl_crop.sb3.networks import Hyperparameters, entropy_coefficient
-from tests.sb3.agents import AGENTS, targets
+from tests.zoo.agents import AGENTS, targets
 
 TOLERANCE = 2e-5
 

@@ -5,7 +5,7 @@ import torch as th
 from stable_baselines3 import SAC
 
 import rl_crop
-from tests.sb3.agents import AGENTS, SCORING, consistent, ppo, sac, tensors
+from tests.zoo.agents import AGENTS, SCORING, consistent, ppo, sac, tensors
 
 
 def value_key(model):

@@ -6,7 +6,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 import rl_crop
 from rl_crop.core.rng import isolated_rng
 from rl_crop.sb3.subject import algorithm_optimizers
-from tests.sb3.agents import AGENTS, SCORING, consistent, equal, tensors
+from tests.zoo.agents import AGENTS, SCORING, consistent, equal, tensors
 
 GRADUAL = {"schedule": "gradual", "when": 64, "until": 256, "n_events": 4, "verbose": 0, **SCORING}
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import rl_crop
 from rl_crop.sb3.subject import algorithm_optimizers
-from tests.sb3.agents import SCORING, equal, ppo, sac, tensors
+from tests.zoo.agents import SCORING, equal, ppo, sac, tensors
 
 
 def slowing(left):

@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.torch_layers import NatureCNN
 
 import rl_crop
-from tests.sb3.agents import AGENTS, SCORING, consistent, equal, ppo, sac, tensors
+from tests.zoo.agents import AGENTS, SCORING, consistent, equal, ppo, sac, tensors
 
 # RecurrentPPO's forgets lstm_hidden_size, dense or pruned: see docs/support.md.
 POLICIES = (

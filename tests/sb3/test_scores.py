@@ -10,7 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
 
 import rl_crop
-from tests.sb3.agents import AGENTS, QUANTILES, ppo, sac
+from tests.zoo.agents import AGENTS, QUANTILES, ppo, sac
 
 ARCH = {"pi": [6, 5], "vf": [5, 4], "qf": [5, 4]}
 GAMMA, ENT_COEF, SEED, SIZE = 0.97, 0.05, 3, 24

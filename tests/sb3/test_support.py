@@ -10,7 +10,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.networks import has_parameters
-from tests.sb3.agents import AGENTS, VECTORS
+from tests.zoo.agents import AGENTS, VECTORS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "support.md").read_text()

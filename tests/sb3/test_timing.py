@@ -8,7 +8,7 @@ import rl_crop
 from rl_crop.core.pruning.schedules import gradual_sparsities
 from rl_crop.core.recipes.recipe import Recipe
 from rl_crop.sb3.timing import Timetable
-from tests.sb3.agents import AGENTS, SCORING, equal, ppo, sac
+from tests.zoo.agents import AGENTS, SCORING, equal, ppo, sac
 
 
 class Rule:

@@ -6,7 +6,7 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 
 import rl_crop
-from tests.sb3.agents import AGENTS, SCORING, consistent, ppo
+from tests.zoo.agents import AGENTS, SCORING, consistent, ppo
 
 COMPILED = ("ppo_discrete", "sac", "dqn", "td3", "recurrent", "ppo_images")
 

@@ -14,8 +14,8 @@ from stable_baselines3.common.env_util import make_vec_env
 import rl_crop
 from rl_crop.core.errors import PruningError
 from rl_crop.sb3.agent import prunable_parameters
-from tests.sb3.agents import SCORING, equal, ppo, sac
 from tests.sb3.test_resume import Stop
+from tests.zoo.agents import SCORING, equal, ppo, sac
 
 
 def callback(sparsity=0.6, **keywords):

@@ -6,8 +6,8 @@ import torch as th
 from rl_crop.core.prune import plan_pruning
 from rl_crop.supervised.networks import NETWORKS
 from rl_crop.supervised.objectives import OBJECTIVES
-from tests.core.networks import settled
-from tests.core.oracles import MaskedTwin
+from tests.zoo.networks import settled
+from tests.zoo.oracles import MaskedTwin
 
 CASES = {
     "mlp": ("mlp", (6,), 3, {"widths": [12, 10], "normalised": True}, "classification"),

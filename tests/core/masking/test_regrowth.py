@@ -1,0 +1,119 @@
+import math
+
+import pytest
+import torch as th
+
+from rl_crop.core.masking.regrowth import drop_and_grow, regrown_share
+from rl_crop.core.recipes.drivers import run_recipe
+from rl_crop.core.recipes.engine import SparseTraining
+from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.registry import RECIPES
+from rl_crop.core.recipes.strategies import Masked
+from tests.zoo.networks import batches, mlp
+from tests.zoo.tasks import SmallTask
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 1.0])
+def test_as_many_grow_as_are_dropped_and_the_right_ones(share):
+    generator = th.Generator().manual_seed(1)
+    shapes = {"a": (6, 5), "b": (4, 3, 2)}
+    keep = {name: th.rand(shape, generator=generator) < 0.5 for name, shape in shapes.items()}
+    magnitude = {name: th.rand(shape, generator=generator) for name, shape in shapes.items()}
+    growth = {name: th.rand(shape, generator=generator) for name, shape in shapes.items()}
+    found = drop_and_grow(keep, magnitude, growth, share)
+    for name, mask in found.items():
+        n = min(round(share * int(keep[name].sum())), int((~keep[name]).sum()))
+        dropped = sorted(magnitude[name][keep[name]].tolist())[:n]
+        stay = keep[name] & ~th.isin(magnitude[name], th.tensor(dropped))
+        grown = sorted(growth[name][~stay].tolist(), reverse=True)[:n]
+        assert th.equal(mask, stay | (~stay & th.isin(growth[name], th.tensor(grown))))
+        assert mask.sum() == keep[name].sum()
+
+
+def test_the_share_falls_along_half_a_cosine():
+    assert regrown_share(0.3, 0.0, 0.0) == 0.3 and regrown_share(0.5, 0.005, 1.0) == pytest.approx(0.005)
+    assert regrown_share(0.3, 0.0, 0.5) == pytest.approx(0.15)
+    assert regrown_share(0.3, 0.0, 0.25) == pytest.approx(0.15 * (1 + math.cos(math.pi / 4)))
+
+
+def seen_masks(monkeypatch):
+    """The masks after every change."""
+    seen, act = [], Masked.act
+
+    def watched(self, x, batches):
+        act(self, x, batches)
+        seen.append((x, {name: mask.clone() for name, mask in self.run.masks.keep.items()}))
+
+    monkeypatch.setattr(Masked, "act", watched)
+    return seen
+
+
+def task(steps=60):
+    return SmallTask(mlp((6, 24, 16, 3)), batches((6,), 3, n=16, count=4), steps=steps)
+
+
+def faster(name):
+    recipe = RECIPES[name]
+    return Recipe(**{**vars(recipe), "options": {**recipe.options, "every": 5}})
+
+
+@pytest.mark.parametrize("name", ["rigl", "set"])
+def test_dynamic_masks_keep_the_count_of_every_layer_while_they_move(name, monkeypatch):
+    seen = seen_masks(monkeypatch)
+    run_recipe(task(), faster(name), 0.8)
+    counts = [{key: int(mask.sum()) for key, mask in masks.items()} for _, masks in seen]
+    moved = [
+        any(not th.equal(m, later[key]) for key, m in masks.items())
+        for (_, masks), (_, later) in zip(seen, seen[1:], strict=False)
+    ]
+    assert len(seen) > 5 and all(count == counts[0] for count in counts) and sum(moved) >= 4
+    assert len({count / seen[0][1][key].numel() for key, count in counts[0].items()}) > 1  # ERK, not uniform
+
+
+def test_rigl_grows_where_the_dense_gradient_is_largest():
+    small = task()
+    recipe = faster("rigl")
+    run = SparseTraining(recipe, 0.8, small.subject)
+    run.update(0.0, lambda: small.data)
+    before = {name: mask.clone() for name, mask in run.masks.keep.items()}
+    small.train(0.2)
+    model = small.model
+    model.zero_grad()
+    gradient = th.autograd.grad(sum(small.loss(model, batch) for batch in small.data), list(run.weights.tensors.values()))
+    run.update(0.2, lambda: small.data)
+    for (name, mask), g in zip(run.masks.keep.items(), gradient, strict=True):
+        new = mask & ~before[name]
+        outside = ~mask & ~before[name]
+        assert new.any() and float(g.abs()[new].min()) >= float(g.abs()[outside].max())
+
+
+def test_what_is_regrown_starts_at_zero_with_fresh_moments():
+    small = task()
+    run = SparseTraining(faster("set"), 0.8, small.subject)
+    run.update(0.0, lambda: small.data)
+    before = {name: mask.clone() for name, mask in run.masks.keep.items()}
+    small.train(0.2)
+    run.update(0.2, lambda: small.data)
+    for name, weight in run.weights.tensors.items():
+        new = run.masks.keep[name] & ~before[name]
+        moments = small.optimizers[0].state[weight]
+        assert new.any() and not weight[new].any()
+        assert not moments["exp_avg"][new].any() and not moments["exp_avg_sq"][new].any()
+        assert weight[run.masks.keep[name] & before[name]].all()
+    small.train(0.1)
+    assert all(w[run.masks.keep[n] & ~before[n]].any() for n, w in run.weights.tensors.items())  # and it learns
+
+
+def test_granet_becomes_sparser_by_a_cubic_while_it_regrows(monkeypatch):
+    seen = seen_masks(monkeypatch)
+    run_recipe(task(), faster("granet"), 0.9)
+    total = sum(mask.numel() for mask in seen[0][1].values())
+    sparse = [1 - sum(int(mask.sum()) for mask in masks.values()) / total for _, masks in seen]
+    assert sparse == pytest.approx([0.9 + (0.5 - 0.9) * (1 - x) ** 3 for x, _ in seen], abs=1 / total + 1e-9)
+    returned = [
+        any(bool((later[k] & ~m).any()) for k, m in masks.items())
+        for (_, masks), (_, later) in zip(seen, seen[1:], strict=False)
+    ]
+    assert any(returned) and seen[-1][0] == 1.0 and sparse[-1] == pytest.approx(0.9, abs=1 / total)
+    shares = {mask.float().mean().item() for mask in seen[0][1].values()}
+    assert len(shares) > 1  # begins with ERK densities
