@@ -1,13 +1,14 @@
 """What an agent is made of, read from its modules and not from what it remembers of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 from rl_crop.core.pruning.plan import trace
 from rl_crop.sb3.task import agent_subject
-from rl_crop.supervised.pruning import weights_left
 
 
 def count_parameters(model: BaseAlgorithm) -> dict[str, int]:
@@ -33,6 +34,11 @@ def count_left(model: BaseAlgorithm) -> int:
     """
     learnt = [parameter for name, parameter in model.policy.named_parameters() if _network_of(model, name) is not None]
     return weights_left(learnt)
+
+
+def weights_left(tensors: Sequence[th.Tensor]) -> int:
+    """:return: parameters that are not masked: all but the zeros of weights."""
+    return sum(int(tensor.count_nonzero()) if tensor.dim() > 1 else tensor.numel() for tensor in tensors)
 
 
 def count_flops(model: BaseAlgorithm) -> int:

@@ -194,7 +194,7 @@ def _key(name: str) -> Key:
 
 def _run(key: Key, result: Mapping[str, Any]) -> Run:
     if "env" not in result:
-        raise PruningError(f"{key.task} is no training of an agent: scripts/recipe_tables.py shows studies with such tasks")
+        raise PruningError(f"{key.task} is no training of an agent: scripts/lab/recipe_tables.py shows such studies")
     widths = result["widths"]
     history = result["pruning_history"]
     return Run(

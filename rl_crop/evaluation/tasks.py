@@ -1,19 +1,48 @@
-"""What the cells of a study run: the training of an agent, or a supervised one."""
+"""What the cells of a study run: the training of an agent, or another task, whose configuration names its class."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from rl_crop.core.errors import PruningError
 from rl_crop.evaluation.config import ConfigError, RunConfig, load_config, merge, read_yaml
-from rl_crop.supervised.config import SupervisedConfig
 
-TaskConfig: TypeAlias = RunConfig | SupervisedConfig
+
+class OtherTask(Protocol):
+    """
+    A task that is no training of an agent: a configuration of another kind, made by a class method ``from_dict`` out of the
+    keys of its file. Its class is found by import, here and in every process that runs a cell.
+    """
+
+    pruning: dict[str, Any] | None
+    """What the file says about pruning."""
+
+    def canonical(self) -> dict[str, Any]:
+        """:return: everything that the result depends on beside the seed, without what equals its default"""
+        ...
+
+    def with_pruning(self, pruning: Mapping[str, Any] | None) -> "OtherTask":
+        """:return: the same task with other pruning settings; ``None`` trains densely"""
+        ...
+
+    def run(self, seed: int, widths: Any = None) -> dict[str, Any]:
+        """
+        Train and measure.
+
+        :param seed: of everything random
+        :param widths: of a smaller network to train instead, as ``widths`` of another result
+        :return: the report, see :func:`run_task`
+        """
+        ...
+
+
+TaskConfig: TypeAlias = RunConfig | OtherTask
 
 
 def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TaskConfig:
     """
-    Read a configuration of either kind; one with the key ``data`` is supervised.
+    Read a configuration of an agent's run, or with the key ``class`` (as ``package.module.Name``) of another task.
 
     :param path: a YAML file
     :param overrides: keys that replace those of the file; mappings are merged key by key
@@ -21,10 +50,16 @@ def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
     :raises ConfigError: names the file and the key
     """
     data = merge(read_yaml(path), overrides or {})
-    if "data" not in data:
+    if "class" not in data:
         return load_config(path, overrides)
+    named = data.pop("class")
+    module, _, name = str(named).rpartition(".")
     try:
-        return SupervisedConfig.from_dict(data)
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{path}: the class `{named}` cannot be imported ({error})") from error
+    try:
+        return found.from_dict(data)
     except PruningError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -34,21 +69,16 @@ def run_task(config: TaskConfig, directory: Path, seed: int, widths: Any = None,
     Train and measure.
 
     :param config: what to run
-    :param directory: of what an agent's run leaves; a supervised run leaves nothing
+    :param directory: of what an agent's run leaves; other tasks leave nothing
     :param seed: its seed
     :param widths: of a smaller network to train instead, as ``widths`` of another result
     :param plot: whether to draw the learning curve of an agent
-    :return: the report. Of either kind ``final.mean`` is the measure, which is better when higher, and ``seconds.learn`` what
-        training and pruning took.
+    :return: the report. Of every kind ``final.mean`` is the measure, which is better when higher, ``metric`` its name where it
+        is no return, and ``seconds`` has the keys ``learn`` and ``learn_cpu``, what training and pruning took, ``prune`` and
+        ``prune_cpu``, the share of the latter, and ``learn_with_evaluation``.
     """
-    if isinstance(config, SupervisedConfig):
-        from rl_crop.supervised.run import run as run_supervised
-
-        result = run_supervised(config, seed, widths=widths)
-        seconds = result["seconds"]
-        learn, learn_cpu = seconds["train"] + seconds["prune"], seconds["train_cpu"] + seconds["prune_cpu"]
-        seconds = seconds | {"learn": learn, "learn_cpu": learn_cpu, "learn_with_evaluation": learn}
-        return result | {"final": {"mean": result["test"]}, "seconds": seconds}
+    if not isinstance(config, RunConfig):
+        return config.run(seed, widths)
 
     from rl_crop.evaluation.run import run
 

@@ -1,1 +1,1 @@
-"""Supervised tasks on the same core: data sets, networks, and an ordinary training loop."""
+"""Supervised tasks on the same core: an ordinary training loop, and what it minimises and measures."""

@@ -18,7 +18,7 @@ from rl_crop.core.model import Subject
 from rl_crop.core.prune import module_subject
 from rl_crop.core.rng import eval_mode, isolated_rng
 from rl_crop.supervised.averaging import WeightAverage, check_average
-from rl_crop.supervised.data import batches_of
+from rl_crop.supervised.batches import batches_of
 from rl_crop.supervised.objectives import Objective
 
 Batch = tuple[th.Tensor, th.Tensor]

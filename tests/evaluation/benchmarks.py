@@ -2,7 +2,7 @@
 
 import torch as th
 
-from rl_crop.evaluation.benchmark.options import Options
+from lab.performance.options import Options
 
 CPU = th.device("cpu")
 TINY = Options(

@@ -1,11 +1,11 @@
 import pytest
 
 import rl_crop
+from lab.after_cut import WAYS, another_way, next_updates
+from lab.partly_trained import partly_trained
 from rl_crop.core.pruning import compensation
-from rl_crop.evaluation.after_cut import WAYS, another_way, next_updates
 from rl_crop.evaluation.building import build_env
 from rl_crop.evaluation.config import ConfigError, RunConfig
-from rl_crop.evaluation.partly_trained import partly_trained
 
 CARTPOLE = {"env": "CartPole-v1", "n_timesteps": 256, "policy_kwargs": {"net_arch": [32, 32]}}
 CONFIG = RunConfig.from_dict(CARTPOLE | {"algo": "ppo", "n_steps": 64, "batch_size": 32, "n_epochs": 1})

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch as th
 
+from lab.performance import growth, parts, whole_runs
+from lab.performance.cost import STAGES, event_cost, undo_apply
+from lab.performance.footprint import agent_bytes, peak_bytes
+from lab.performance.learners import agent_learner, build_agent, gradient_steps, image_classifier, plain_network
+from lab.performance.ledger import Ledger
+from lab.performance.machine import is_busy
+from lab.performance.table import Column, rows_table
+from lab.performance.timing import in_turns, median_ratio, repeat
 from rl_crop.core.errors import PruningError
-from rl_crop.evaluation.benchmark import growth, parts, whole_runs
-from rl_crop.evaluation.benchmark.cost import STAGES, event_cost, undo_apply
-from rl_crop.evaluation.benchmark.footprint import agent_bytes, peak_bytes
-from rl_crop.evaluation.benchmark.learners import agent_learner, build_agent, gradient_steps, image_classifier, plain_network
-from rl_crop.evaluation.benchmark.ledger import Ledger
-from rl_crop.evaluation.benchmark.machine import is_busy
-from rl_crop.evaluation.benchmark.table import Column, rows_table
-from rl_crop.evaluation.benchmark.timing import in_turns, median_ratio, repeat
 from tests.evaluation.benchmarks import CPU, TINY
 from tests.evaluation.studies import make_scores
 
@@ -124,7 +124,7 @@ def test_an_event_leaves_nothing_behind():
 def test_the_same_command_measures_nothing_twice(tmp_path, monkeypatch):
     options = replace(TINY, agents=("ppo",), cases=("magnitude+none",), out=tmp_path / "rows.json")
     first = parts.run(options, lambda text: None)
-    monkeypatch.setattr("rl_crop.evaluation.benchmark.cost.event_cost", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("lab.performance.cost.event_cost", lambda *_: pytest.fail("measured again"))
     assert parts.run(options, lambda text: None) == first
     assert str(tmp_path) not in options.out.read_text()
 
@@ -136,8 +136,8 @@ def test_ppo_says_which_numbers_of_steps_it_makes():
 
 @pytest.mark.parametrize("kind", ["resnet18", "vgg16"])
 def test_networks_for_images(kind, monkeypatch):
-    monkeypatch.setattr("rl_crop.evaluation.benchmark.learners.CLASSIFIER_BATCH", 2)
-    monkeypatch.setattr("rl_crop.evaluation.benchmark.learners.N_BATCHES", 1)
+    monkeypatch.setattr("lab.performance.learners.CLASSIFIER_BATCH", 2)
+    monkeypatch.setattr("lab.performance.learners.N_BATCHES", 1)
     cost = event_cost(image_classifier(kind, CPU, width=2), 0.5, "crop", "least_squares", 1, 1, 60.0)
     assert cost["score_steps"] > 0 and cost["steps"] == 1
 

@@ -6,11 +6,11 @@ import pytest
 import torch as th
 from torch import nn
 
-from rl_crop.evaluation.benchmark import memory, parts, update
-from rl_crop.evaluation.benchmark.learners import build_agent, gradient_steps
-from rl_crop.evaluation.benchmark.rivals import torch_pruning
-from rl_crop.evaluation.benchmark.training import build_arms
-from rl_crop.evaluation.benchmark.variants import VARIANTS, stacked
+from lab.performance import memory, parts, update
+from lab.performance.learners import build_agent, gradient_steps
+from lab.performance.rivals import torch_pruning
+from lab.performance.training import build_arms
+from lab.performance.variants import VARIANTS, stacked
 from rl_crop.evaluation.networks import count_parameters, read_widths
 from tests.evaluation.benchmarks import CPU, TINY
 
@@ -153,7 +153,7 @@ def test_a_process_of_its_own_trains_and_runs_out_of_memory():
 
 def test_acting_has_every_way_and_batch_size(monkeypatch):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("rl_crop.evaluation.benchmark.acting.BLOCKS_A_ROUND", 1)
+    monkeypatch.setattr("lab.performance.acting.BLOCKS_A_ROUND", 1)
     said = []
     (row,) = parts.run(replace(TINY, part=("acting",), agents=("ppo",)), said.append)
     assert {(way["agent"], way["batch_size"]) for way in row["ways"]} == {

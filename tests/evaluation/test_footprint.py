@@ -7,9 +7,9 @@ import pytest
 import torch as th
 from torch import nn
 
+from lab.performance.wide_arms import arm_job, in_process, table, telling_limit, with_width
+from lab.performance.wide_networks import Meter, configured, held_bytes, train_agent, train_network
 from rl_crop.core.errors import PruningError
-from rl_crop.evaluation.footprint import Meter, configured, held_bytes, train_agent, train_network
-from rl_crop.evaluation.footprint_arms import arm_job, in_process, table, telling_limit, with_width
 
 CUT = {"sparsity": 0.8, "criterion": "random", "when": 0.0, "n_batches": 1}
 NETWORK = {

@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 import pytest
 import torch as th
 
+from lab import fuzz
+from lab.fuzzing import Outcome, draw, run, ways
+from lab.fuzzing.accounting import Account, check_slices, values_of
+from lab.fuzzing.building import build
+from lab.fuzzing.checks import CheckError, check_consistent, check_same, check_same_objects, moving, state
+from lab.fuzzing.drawing import ACTIVATIONS, ALGORITHMS, OPTIMIZERS, WAYS, WITH_GRADIENT, WITHOUT_GRADIENT
 from rl_crop import PruningError, plan_policy_pruning, prune_policy
-from rl_crop.evaluation.fuzz import Outcome, draw, run, ways
-from rl_crop.evaluation.fuzz.accounting import Account, check_slices, values_of
-from rl_crop.evaluation.fuzz.building import build
-from rl_crop.evaluation.fuzz.checks import CheckError, check_consistent, check_same, check_same_objects, moving, state
-from rl_crop.evaluation.fuzz.drawing import ACTIVATIONS, ALGORITHMS, OPTIMIZERS, WAYS, WITH_GRADIENT, WITHOUT_GRADIENT
-from scripts import fuzz
 
 PRUNED = (3, 10, 13, 17, 38, 42, 53, 54, 72, 87, 100, 121, 142, 145)
 REFUSED = {
@@ -119,14 +119,14 @@ OUT_OF_REACH = PruningError("sparsity 0.6 cannot be reached with min_units=1")
     ],
 )
 def test_failures_are_seen(action, reason, monkeypatch):
-    monkeypatch.setattr("rl_crop.evaluation.fuzz.trial.draw", lambda seed, attempt: PLAIN)
+    monkeypatch.setattr("lab.fuzzing.trial.draw", lambda seed, attempt: PLAIN)
     monkeypatch.setattr(ways, "prune_policy", failing(action))
     outcome = run(0)
     assert outcome.verdict == "failed" and reason in outcome.reason and outcome.trace
 
 
 def test_what_is_out_of_reach_must_be_refused(monkeypatch):
-    monkeypatch.setattr("rl_crop.evaluation.fuzz.trial.draw", lambda seed, attempt: replace(PLAIN, sparsity=0.999))
+    monkeypatch.setattr("lab.fuzzing.trial.draw", lambda seed, attempt: replace(PLAIN, sparsity=0.999))
     outcome = run(0)
     assert (outcome.verdict, outcome.reason) == ("refused", "sparsity out of reach with min_units")
     monkeypatch.setattr(ways, "prune_policy", failing(lambda model: prune_policy(model, 0.6)))

@@ -9,18 +9,19 @@ import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 
 import rl_crop
+from lab import recipe_tables as script
+from lab.recipe_report.tables import REFUSED, Outcome, read_outcomes, recipe_tables
+from lab.supervised.config import SupervisedConfig
 from rl_crop.core.errors import PruningError
 from rl_crop.evaluation.building import build_env, build_model
 from rl_crop.evaluation.config import ConfigError
-from rl_crop.evaluation.recipe_tables import REFUSED, Outcome, read_outcomes, recipe_tables
 from rl_crop.evaluation.results import Folder, Key, load_results
 from rl_crop.evaluation.store import Store, compute
 from rl_crop.evaluation.study import Cell, load_study
 from rl_crop.evaluation.training import Training
-from rl_crop.supervised.config import SupervisedConfig
-from scripts import recipe_tables as script
 
 FRIEDMAN = {
+    "class": "lab.supervised.config.SupervisedConfig",
     "data": {"name": "friedman", "n": 300}, "network": {"name": "mlp", "widths": [8, 8]}, "n_epochs": 2, "batch_size": 32,
     "pruning": {"sparsity": 0.5},
 }  # fmt: skip
@@ -71,6 +72,12 @@ def test_a_recipe_that_is_not_known_is_named(load):
         load(STUDY, FRIEDMAN | {"batches": 1})
 
 
+@pytest.mark.parametrize("named", ["lab.supervised.config.Nothing", "no.such.module.Task", "Task", 3])
+def test_a_class_that_cannot_be_imported_is_named(load, named):
+    with pytest.raises(ConfigError, match=rf"friedman\.yaml: the class `{named}` cannot be imported"):
+        load(STUDY, FRIEDMAN | {"class": named})
+
+
 def test_the_hash_of_a_supervised_run_knows_what_the_result_depends_on(load):
     def hashes(**changes):
         return {cell.hash for cell in load(STUDY, FRIEDMAN | changes) if cell.task == "friedman"}
@@ -78,7 +85,7 @@ def test_the_hash_of_a_supervised_run_knows_what_the_result_depends_on(load):
     assert hashes() == hashes(precision="float32", optimizer={"name": "Adam"})  # the defaults
     assert hashes() == hashes(pruning=None)  # arms say what is pruned
     assert hashes().isdisjoint(hashes(n_epochs=3)) and hashes().isdisjoint(hashes(max_grad_norm=1.0))
-    config = SupervisedConfig.from_dict(FRIEDMAN)
+    config = SupervisedConfig.from_dict({key: value for key, value in FRIEDMAN.items() if key != "class"})
     assert SupervisedConfig.from_dict(config.canonical()) == config
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch as th
 
+from lab import noise_inputs
 from rl_crop.evaluation import load_config
 from rl_crop.evaluation.building import build_env, build_model
 from rl_crop.files import read_json
-from scripts import noise_inputs
 
 TRACKING = Path(__file__).parents[2] / "configs" / "ppo_tracking.yaml"
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch as th
 
+from lab.supervised.building import load_data
+from lab.supervised.config import SupervisedConfig
+from lab.supervised.run import run
+from lab.supervised.widths import give_widths
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import prune_model
 from rl_crop.core.recipes.drivers import begun, run_recipe
 from rl_crop.core.recipes.registry import RECIPES
-from rl_crop.supervised.building import load_data
-from rl_crop.supervised.config import SupervisedConfig
-from rl_crop.supervised.pruning import give_widths
-from rl_crop.supervised.run import run
 from tests.supervised.test_trainer import DIGITS, trainer_of, weights
 
 FEW = {"every": 2, "n_batches": 2, "n_events": 2, "n_phases": 2, "n_rounds": 3, "n_candidates": 2, "n_subsets": 2, "rate": 0.5}

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch as th
 
-from rl_crop.evaluation.config import read_yaml
+from lab import train_supervised
+from lab.supervised.config import SupervisedConfig
+from lab.supervised.data import MissingDataError
+from lab.supervised.run import run
+from rl_crop.evaluation.tasks import load_task
 from rl_crop.files import read_json
-from rl_crop.supervised.config import SupervisedConfig
-from rl_crop.supervised.data import MissingDataError
-from rl_crop.supervised.run import run
-from scripts import train_supervised
 from tests.supervised.files import write_cifar10, write_cifar100, write_tiny_imagenet
 
 FOLDER = Path(__file__).parents[2] / "configs" / "supervised"
@@ -31,7 +31,7 @@ SMALL_DATA = {"text": {"n_characters": 3000, "length": 16}, "coordinates": {"siz
 
 def small(name, root):
     """The configuration with a tiny network, little data, one epoch and files that are made here."""
-    data = read_yaml(FOLDER / f"{name}.yaml")
+    data = load_task(FOLDER / f"{name}.yaml").to_dict()
     writers = {
         "cifar10": lambda: write_cifar10(root, pickled=True, n=14),
         "cifar100": lambda: write_cifar100(root, pickled=False),

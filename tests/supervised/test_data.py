@@ -3,11 +3,12 @@
 import pytest
 import torch as th
 
+from lab.supervised.coordinates import coordinates, waves
+from lab.supervised.data import DataError, shares_of
+from lab.supervised.tables import diabetes, digits, friedman
+from lab.supervised.text import help_texts, text
 from rl_crop.core.errors import PruningError
-from rl_crop.supervised.coordinates import coordinates, waves
-from rl_crop.supervised.data import DataError, batches_of, shares_of
-from rl_crop.supervised.tables import diabetes, digits, friedman
-from rl_crop.supervised.text import help_texts, text
+from rl_crop.supervised.batches import batches_of
 
 
 @pytest.mark.parametrize("load", [digits, diabetes, friedman, lambda: friedman(500, 3), lambda: coordinates("waves", 16)])
@@ -48,7 +49,7 @@ def test_batches_come_in_a_new_order_that_the_generator_decides():
     assert th.equal(epochs[0], th.cat([labels for _, labels in again]))
     in_order = th.cat([labels for _, labels in batches_of(data.train, 100)])
     assert th.equal(in_order, data.train.tensors[1])
-    with pytest.raises(DataError, match="batch_size"):
+    with pytest.raises(PruningError, match="batch_size"):
         batches_of(data.train, 5000, th.Generator())
 
 

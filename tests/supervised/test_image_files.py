@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch as th
 
+from lab.supervised.cifar import cifar10, cifar100
+from lab.supervised.data import DataError, MissingDataError
+from lab.supervised.tiny_imagenet import tiny_imagenet
 from rl_crop.core.errors import PruningError
-from rl_crop.supervised.cifar import cifar10, cifar100
-from rl_crop.supervised.data import DataError, MissingDataError, batches_of
-from rl_crop.supervised.tiny_imagenet import tiny_imagenet
+from rl_crop.supervised.batches import batches_of
 from tests.supervised.files import python2, write_cifar10, write_cifar100, write_tiny_imagenet
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch as th
 
+from lab.supervised.networks import NETWORKS
 from rl_crop.core.prune import plan_pruning
-from rl_crop.supervised.networks import NETWORKS
 from rl_crop.supervised.objectives import OBJECTIVES
 from tests.zoo.networks import settled
 from tests.zoo.oracles import MaskedTwin

@@ -5,14 +5,15 @@ import json
 import pytest
 import torch as th
 
+from lab.supervised.building import build_network, build_trainer, load_data
+from lab.supervised.config import SupervisedConfig
+from lab.supervised.run import run
+from lab.supervised.widths import give_widths, layer_widths
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import prune_model
 from rl_crop.core.recipes.recipe import Recipe
 from rl_crop.core.recipes.registry import RECIPES
-from rl_crop.supervised.building import build_network, build_trainer, load_data
-from rl_crop.supervised.config import SupervisedConfig
-from rl_crop.supervised.pruning import chosen_recipe, give_widths, layer_widths
-from rl_crop.supervised.run import run
+from rl_crop.supervised.pruning import chosen_recipe
 from tests.supervised.test_trainer import DIGITS, trainer_of
 
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch as th
 
+from lab.supervised.building import build_network, build_trainer, load_data
+from lab.supervised.config import SupervisedConfig
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import prune_model
 from rl_crop.core.recipes.drivers import run_recipe
 from rl_crop.core.recipes.registry import RECIPES
-from rl_crop.supervised.building import build_network, build_trainer, load_data
-from rl_crop.supervised.config import SupervisedConfig
 
 DIGITS = {
     "data": {"name": "digits"},

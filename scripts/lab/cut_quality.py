@@ -1,0 +1,191 @@
+"""What a cut does at once to the action and value functions of half-trained agents, for every way of cutting.
+
+Trains each agent densely for half of its run (once: it is kept in `--runs`), cuts copies of it, and compares their functions
+with the dense ones on data that was not scored. Writes one JSON file a task and a Markdown table.
+
+Example::
+
+    python scripts/lab/cut_quality.py configs/ppo_lunarlander.yaml configs/sac_halfcheetah.yaml
+"""
+
+import copy
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Small networks on a CPU are fastest on one thread. It must be set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where `lab` is
+
+import numpy as np
+import torch as th
+import tyro
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+
+from lab.partly_trained import partly_trained
+from rl_crop import prune_policy
+from rl_crop.evaluation import load_config
+from rl_crop.evaluation.building import build_env
+from rl_crop.files import write_json, write_text
+from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, collect, rollout_samples, split
+from rl_crop.sb3.networks import entropy_coefficient
+
+
+def explained_variance(targets: np.ndarray, predictions: np.ndarray) -> float:
+    """
+    1 − Σ‖y − ŷ‖² / Σ‖y − ȳ‖², the mean ȳ taken by dimension.
+
+    :param targets: y, shape (n, dimensions)
+    :param predictions: ŷ, of the same shape
+    :return: 1 where they are equal, 0 where ŷ is as good as the mean, without a lower bound
+    """
+    return float(1.0 - ((targets - predictions) ** 2).sum() / ((targets - targets.mean(0)) ** 2).sum())
+
+
+def outputs(policy: BasePolicy, observations: Any, actions: Any) -> dict[str, np.ndarray]:
+    """
+    What the networks of a policy compute.
+
+    :param policy: of PPO, A2C or SAC
+    :param observations: a batch
+    :param actions: as the policy outputs them, for critics that take them
+    :return: ``action``: means before squashing, or log-probabilities where actions are discrete; ``value``: values, or those
+        of every critic
+    """
+    with th.no_grad():
+        if isinstance(policy, ActorCriticPolicy):
+            distribution: Any = policy.get_distribution(observations)
+            discrete = isinstance(policy.action_space, spaces.Discrete)
+            action = distribution.distribution.logits if discrete else distribution.distribution.mean
+            value = policy.predict_values(observations)
+        else:
+            action = policy.actor.get_action_dist_params(observations)[0]  # type: ignore[operator, union-attr]
+            value = th.cat(policy.critic(observations, actions), dim=1)  # type: ignore[operator]
+    return {"action": action.double().cpu().numpy(), "value": value.double().cpu().numpy()}
+
+
+def measure(
+    model: BaseAlgorithm,
+    sparsities: Sequence[float],
+    criteria: Sequence[str],
+    compensations: Sequence[str],
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """
+    Cut copies of an agent in every way asked for and compare them with it on other data.
+
+    :param model: a trained agent with its environment
+    :param sparsities: of actor and critic
+    :param criteria: by name
+    :param compensations: by name
+    :param seed: of the data
+    :return: one row a combination: ``action`` and ``value`` are explained variances
+    """
+    scored, held_out = two_halves(model, N_BATCHES * BATCH_SIZE, seed)
+    observations = th.cat([batch.observations for batch in held_out])
+    actions = th.cat([batch.actions for batch in held_out])
+    dense = outputs(model.policy, observations, actions)
+    coefficients = {"gamma": model.gamma, "ent_coef": entropy_coefficient(model)}  # type: ignore[attr-defined]
+    rows = []
+    for sparsity in sparsities:
+        for criterion in criteria:
+            for compensation in compensations:
+                policy = copy.deepcopy(model.policy)
+                report = prune_policy(
+                    policy, sparsity, batches=scored, criterion=criterion, compensation=compensation, **coefficients
+                )
+                cut = outputs(policy, observations, actions)
+                rows.append(
+                    {
+                        "sparsity": sparsity,
+                        "criterion": criterion,
+                        "compensation": compensation,
+                        **{name: explained_variance(dense[name], cut[name]) for name in dense},
+                        "widths": {name: after for name, (_, after) in report.widths.items()},
+                        "seconds": report.seconds,
+                    }
+                )
+    return rows
+
+
+def two_halves(model: BaseAlgorithm, n_samples: int, seed: int) -> tuple[list[Any], list[Any]]:
+    """
+    Disjoint data of an agent: new rollouts, or different transitions of its replay buffer.
+
+    :param model: the agent
+    :param n_samples: transitions in each half
+    :param seed: of the choice
+    :return: two lists of batches
+    """
+    if isinstance(model, OnPolicyAlgorithm):
+        samples = rollout_samples(collect(model, 2 * n_samples, seed), 2 * n_samples, seed)
+        batches = split(samples, BATCH_SIZE)
+    else:
+        buffer: Any = model.replay_buffer  # type: ignore[attr-defined]
+        index = np.random.default_rng(seed).permutation(buffer.size())[: 2 * n_samples]
+        env = model.get_vec_normalize_env()
+        batches = [buffer._get_samples(part, env) for part in np.split(index, 2 * n_samples // BATCH_SIZE)]
+    return batches[: len(batches) // 2], batches[len(batches) // 2 :]
+
+
+SPARSITIES = (0.8, 0.9, 0.95, 0.99)
+CRITERIA = ("crop", "magnitude", "random", "span", "span_crop")
+COMPENSATIONS = ("none", "bias", "least_squares", "distill")
+
+
+@dataclass(frozen=True)
+class Args:
+    configs: tyro.conf.Positional[tuple[Path, ...]]
+    """The tasks: YAML files of `configs/`."""
+    seed: int = 0
+    """Seeds the agents and the data."""
+    trained: float = 0.5
+    """Share of the run that the agents are trained for."""
+    runs: Path = Path("runs/cut_quality")
+    """Where the trained agents are kept."""
+    out: Path = Path("docs/results/cut_quality")
+    """Where the results go."""
+
+
+def markdown(rows: list[dict[str, Any]], function: str) -> str:
+    """
+    :param rows: of one task
+    :param function: ``action`` or ``value``
+    :return: a table: one line a sparsity and criterion, one column a compensation
+    """
+    lines = ["| sparsity | criterion | " + " | ".join(COMPENSATIONS) + " |", "|---|---|" + "---|" * len(COMPENSATIONS)]
+    for sparsity in SPARSITIES:
+        for criterion in CRITERIA:
+            cells = {
+                row["compensation"]: row[function]
+                for row in rows
+                if row["sparsity"] == sparsity and row["criterion"] == criterion
+            }
+            values = [f"{cells[name]:.3f}" if cells[name] > -100 else f"{cells[name]:.1e}" for name in COMPENSATIONS]
+            lines.append(f"| {sparsity:.0%} | {criterion} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def main(args: Args) -> None:
+    """Measure every task and write its results."""
+    for path in args.configs:
+        config = load_config(path)
+        env = build_env(config, args.seed)
+        model, _ = partly_trained(config, env, path.stem, args.seed, args.trained, args.runs)
+        rows = measure(model, SPARSITIES, CRITERIA, COMPENSATIONS, args.seed)
+        write_json(
+            args.out / f"{path.stem}.json", {"task": path.stem, "seed": args.seed, "trained": args.trained, "rows": rows}
+        )
+        tables = "\n\n".join(f"Explained variance of {name}s:\n\n{markdown(rows, name)}" for name in ("action", "value"))
+        write_text(args.out / f"{path.stem}.md", f"# {path.stem}, trained for {args.trained:.0%} of its run\n\n{tables}\n")
+        print(f"\n{path.stem}\n\n{tables}\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
