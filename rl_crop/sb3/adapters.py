@@ -48,3 +48,11 @@ def describe(policy: BasePolicy, hyper: Hyperparameters | None = None) -> Policy
             return function(policy, hyper or Hyperparameters())
     supported = ", ".join(name.rpartition(".")[2] for name in ADAPTERS)
     raise PruningError(f"{type(policy).__name__} is not supported: rl_crop prunes {supported}. Nothing was changed.")
+
+
+def unwrap(policy: Any) -> BasePolicy:
+    """:return: the policy itself, out of a ``torch.compile`` wrapper."""
+    policy = getattr(policy, "_orig_mod", policy)
+    if not isinstance(policy, BasePolicy):
+        raise PruningError(f"Expected a Stable-Baselines3 algorithm or policy, not {type(policy).__name__}.")
+    return policy

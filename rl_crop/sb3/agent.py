@@ -8,21 +8,21 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from rl_crop.core import prunable
 from rl_crop.core.errors import PruningError
-from rl_crop.core.graph.groups import named_tensors
 from rl_crop.core.importance.context import GRADIENT_FREE
-from rl_crop.core.importance.criteria import SPANNING
-from rl_crop.core.masking.masks import attached_masks, pack
+from rl_crop.core.importance.criteria import needs_data
 from rl_crop.core.masking.plan import make_mask_plan
 from rl_crop.core.masking.weights import Weights
 from rl_crop.core.pruning.plan import PruningPlan, make_plan, trace
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.settings import Settings, Target, check_sparsity
 from rl_crop.core.pruning.steps import apply_steps, step_targets
-from rl_crop.sb3.adapters import describe
+from rl_crop.sb3.adapters import describe, unwrap
 from rl_crop.sb3.batches import as_samples
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches
 from rl_crop.sb3.networks import Hyperparameters, Objective, PolicyNetworks
+from rl_crop.sb3.state import remember
 from rl_crop.sb3.subject import policy_subject
 
 Loss = Callable[[Any, Any], th.Tensor]
@@ -81,7 +81,7 @@ def plan_policy_pruning(
     unknown = sorted(set(targets) - set(parts.modules)) if isinstance(targets, Mapping) else []
     if unknown:
         raise PruningError(f"Unknown networks {unknown}: this policy has {list(parts.modules)}.")
-    if batches is None and model is not None and needs_data(chosen):
+    if batches is None and model is not None and (needs_data(chosen.criterion) or chosen.compensation != "none"):
         batches = agent_batches(model, n_batches, batch_size, chosen.seed or 0)
     samples = [parts.prepare(as_samples(batch, policy.device)) for batch in batches or ()]
     subject = policy_subject(policy, parts, samples, losses, mirrors or (), optimizers, model)
@@ -111,38 +111,13 @@ def prune_policy(
     return report
 
 
-def remember(model: BaseAlgorithm, report: PruningReport, **facts: Any) -> None:
-    """
-    Add an event to ``model.pruning_history``, a plain list of plain dictionaries.
-
-    The last one holds the masks of the policy, targets included, under ``"masks"``, where there are any.
-    """
-    entry = {"timesteps": int(model.num_timesteps), **facts, **report.to_dict()}
-    masks = attached_masks(named_tensors(unwrap(model.policy)))
-    past = [{key: value for key, value in event.items() if key != "masks"} for event in getattr(model, "pruning_history", [])]
-    model.pruning_history = [*past, entry | ({"masks": pack(masks)} if masks else {})]  # type: ignore[attr-defined]
-
-
 def prunable_parameters(model: BaseAlgorithm, structured: bool = True) -> dict[str, list[th.Tensor]]:
     """:return: by network, the parameters in which its units lie, or the weights that can be masked (targets not counted)."""
     policy = unwrap(model.policy)
     parts = describe(policy)
     subject = policy_subject(policy, parts, (), parts.losses, (), None, model)
     graph = trace(subject)
-    if not structured:
-        weights = Weights.of(subject, graph)
-        return {network: list(weights.within(network).values()) for network in weights.names}
-    sliced = {slot.tensor for group in graph.groups.values() for slot in group.slots}
-    found = {net.name: [subject.trained.tensors[name] for name in sorted(net.parameters & sliced)] for net in subject.networks}
-    return {name: tensors for name, tensors in found.items() if tensors}
-
-
-def unwrap(policy: Any) -> BasePolicy:
-    """:return: the policy itself, out of a ``torch.compile`` wrapper."""
-    policy = getattr(policy, "_orig_mod", policy)
-    if not isinstance(policy, BasePolicy):
-        raise PruningError(f"Expected a Stable-Baselines3 algorithm or policy, not {type(policy).__name__}.")
-    return policy
+    return prunable.prunable_parameters(subject, graph, None if structured else Weights.of(subject, graph))
 
 
 def target_by_network(sparsity: Target, networks: str | Sequence[str] | None) -> Target:
@@ -178,13 +153,6 @@ def _check_gradient(policy: BasePolicy, criterion: Any, losses: Mapping[str, Obj
             f"{type(policy).__name__} is trained without a gradient, and criterion={criterion!r} needs one: use "
             f"{', '.join(map(repr, GRADIENT_FREE))}, or give loss=."
         )
-
-
-def needs_data(settings: Settings) -> bool:
-    """:return: whether a plan with these settings looks at data."""
-    criterion = settings.criterion
-    free = criterion in GRADIENT_FREE and criterion not in SPANNING
-    return not (free and settings.compensation == "none")
 
 
 def _losses(policy: BasePolicy, parts: PolicyNetworks, loss: Loss | Mapping[str, Loss] | None) -> dict[str, Objective | None]:

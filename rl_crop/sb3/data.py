@@ -145,11 +145,11 @@ def first_data(model: BaseAlgorithm, batch_size: int) -> int:
     """
     :param model: an agent whose training starts or goes on.
     :param batch_size: transitions in a scoring batch.
-    :return: the timesteps before which there is nothing to score on: 0 for on-policy agents, else ``learning_starts``, or
-        later where an agent was loaded without its replay buffer.
+    :return: the timesteps before which there is nothing to score on: the end of the first rollout of on-policy agents, else
+        ``learning_starts``, or later where an agent was loaded without its replay buffer.
     """
     if isinstance(model, OnPolicyAlgorithm):
-        return 0
+        return model.num_timesteps + model.n_steps * model.n_envs
     learning_starts = max(getattr(model, "learning_starts", 0), 1)
     replay = getattr(model, "replay_buffer", None)
     if model.num_timesteps and replay is not None and replay.size() == 0:

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.pruning.surgery import Transaction
 
 # Of no module, so that a saved agent holds the function itself: it has to load where this package is not installed.
 _times: Callable[[Schedule, float], Schedule] = FunctionType(
@@ -29,16 +30,21 @@ def check_factor(factor: Any) -> float:
     return float(factor)
 
 
-def scale_learning_rate(model: BaseAlgorithm, factor: float) -> None:
+def scale_learning_rate(model: BaseAlgorithm, factor: float, transaction: Transaction | None = None) -> None:
     """
     Multiply an agent's learning rate, now and in whatever is left of its schedule.
 
     :param model: the agent; a saved one keeps the new rate, also where this package is not installed.
     :param factor: what all its optimizers' rates are multiplied by from the next update on.
+    :param transaction: one that undoes it.
     """
     if factor != 1:
-        model.lr_schedule = FloatSchedule(_scaled(model.lr_schedule, factor))  # first: a schedule that cannot be raises here
-        model.learning_rate = _scaled(model.learning_rate, factor)  # from which a loaded agent makes its schedule
+        scaled = {
+            "lr_schedule": FloatSchedule(_scaled(model.lr_schedule, factor)),
+            "learning_rate": _scaled(model.learning_rate, factor),  # from which a loaded agent makes its schedule
+        }
+        for name, value in scaled.items():
+            (setattr if transaction is None else transaction.set_attribute)(model, name, value)
 
 
 def _scaled(rate: Any, factor: float) -> float | Schedule:

@@ -4,7 +4,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rl_crop.core.graph.groups import named_tensors
 from rl_crop.core.masking.masks import Masks, attached_masks, release_masks, unpack
-from rl_crop.sb3.agent import unwrap
+from rl_crop.sb3.adapters import unwrap
 from rl_crop.sb3.subject import algorithm_optimizers, own_optimizers
 
 

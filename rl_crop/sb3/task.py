@@ -17,9 +17,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.model import Subject
-from rl_crop.sb3.adapters import describe
-from rl_crop.sb3.agent import unwrap
+from rl_crop.core.recipes.timetable import Limits
+from rl_crop.sb3.adapters import describe, unwrap
 from rl_crop.sb3.batches import as_samples
+from rl_crop.sb3.between_rollouts import agent_limits, between_updates, has_buffers, no_longer, training_batches
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches
 from rl_crop.sb3.networks import Hyperparameters
 from rl_crop.sb3.subject import algorithm_optimizers, policy_subject
@@ -65,6 +66,7 @@ class AgentTask:
         self.eval_env, self.n_eval_episodes = eval_env, n_eval_episodes
         self.batch_size, self.callback = batch_size, list(callback)
         self.end = model.num_timesteps + total_timesteps
+        self.start = model.num_timesteps
         self.memory = RolloutMemory(N_BATCHES * batch_size)
         self._left_over = 0.0  # timesteps that earlier calls of train did too few (or, below 0, too many)
 
@@ -72,6 +74,11 @@ class AgentTask:
     def model(self) -> th.nn.Module:
         """The policy, critics and targets included."""
         return unwrap(self.agent.policy)
+
+    @property
+    def limits(self) -> Limits:
+        """What an engine has to know of the run's time, in timesteps."""
+        return agent_limits(self.agent, self.total_timesteps, self.batch_size, self.memory, self.start)
 
     @property
     def optimizers(self) -> Sequence[th.optim.Optimizer]:
@@ -89,10 +96,12 @@ class AgentTask:
 
     def batches(self, n: int) -> list[Any]:
         """:return: the latest rollouts or replay samples; where there are none, a rollout collected for the purpose."""
-        seed = int(self.agent.seed or 0) + self.agent.num_timesteps
-        if self.memory.parts:
-            return self.memory.batches(self.batch_size)[-n:]
-        return agent_batches(self.agent, n, self.batch_size, seed)
+        self.memory.n_samples = max(self.memory.n_samples, n * self.batch_size)
+        seed = int(self.agent.seed or 0)
+        try:
+            return training_batches(self.agent, self.memory, n, self.batch_size, seed)
+        except PruningError:
+            return agent_batches(self.agent, n, self.batch_size, seed + self.agent.num_timesteps)
 
     def subject(self, batches: Sequence[Any]) -> Subject:
         """:return: actor, critic and extractor with their targets."""
@@ -206,17 +215,21 @@ class _Between(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         _schedules_of_the_part(self.model)
-        if self.num_timesteps > self.begun:
+        if self.num_timesteps > self.begun and has_buffers(self.model):
             self._call((self.num_timesteps - self.begun) / self.steps)
 
     def _on_rollout_end(self) -> None:
         if isinstance(self.model, OnPolicyAlgorithm):
             self.task.memory.add(self.model.rollout_buffer, int(self.model.seed or 0) + self.num_timesteps)
+        if not has_buffers(self.model):
+            progress = (self.num_timesteps - self.begun) / self.steps
+            between_updates(self.model, lambda: self._call(progress))
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
+        no_longer(self.model)
         _schedules_of_the_part(self.model)
         self._call(1.0)
 

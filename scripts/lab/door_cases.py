@@ -21,8 +21,8 @@ from torch.utils.data import TensorDataset
 
 import rl_crop
 from rl_crop.core.masking.masks import attached_masks
-from rl_crop.core.recipes.engine import SparseTraining
-from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.engine import PruningEngine
+from rl_crop.core.recipes.recipe import Recipe, ScoringOptions
 from rl_crop.sb3.task import AgentTask
 from rl_crop.supervised.objectives import OBJECTIVES
 from rl_crop.supervised.trainer import Trainer
@@ -195,8 +195,8 @@ def by_trainer(name: str, cuts: list[str]) -> tuple[Watch, dict[str, Any]]:
 def by_loop(name: str, cuts: list[str]) -> tuple[Watch, dict[str, Any]]:
     """The same model and data in a loop of one's own, which calls the engine between optimizer steps."""
     task, recipe = trainer(cuts), TRIGGERED.get(name) or rl_crop.recipes[name]
-    engine = SparseTraining(recipe, SPARSITY, task.subject, SEED)
-    batches = partial(task.batches, recipe.option("n_batches"))
+    engine = PruningEngine(recipe, SPARSITY, task.subject, SEED)
+    batches = partial(task.batches, recipe.of(ScoringOptions).n_batches)
     engine.update(0.0, batches)
     task.watch.look()
     for batch in islice(chain.from_iterable(repeat(task.loader)), OPTIMIZER_STEPS):
@@ -208,7 +208,7 @@ def by_loop(name: str, cuts: list[str]) -> tuple[Watch, dict[str, Any]]:
         engine.update(task.n_done / OPTIMIZER_STEPS, batches)
         task.watch.look()
     report = engine.finish(batches)
-    return task.watch, {"decided_by": engine.decided_by, "sparsity": report.sparsity}
+    return task.watch, {"decided_by": engine.timetable.decided_by, "sparsity": report.sparsity}
 
 
 DOORS: dict[str, Callable[[str, list[str]], tuple[Watch, dict[str, Any]]]] = {

@@ -22,15 +22,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where `lab` is
 
 import tyro
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from rl_crop.core.recipes.triggers import SETTLED
+from rl_crop.core.recipes.timetable import Timetable
+from rl_crop.core.recipes.triggers import SETTLED, TRIGGERS, TriggerOptions, Watched
 from rl_crop.evaluation import load_config
 from rl_crop.evaluation.building import build_env, build_model
 from rl_crop.files import read_json, write_json
 from rl_crop.sb3.agent import plan_policy_pruning, prunable_parameters
-from rl_crop.sb3.data import BATCH_SIZE, first_data
-from rl_crop.sb3.timing import TRIGGERS, Timetable
+from rl_crop.sb3.between_rollouts import agent_limits
+from rl_crop.sb3.data import BATCH_SIZE, RolloutMemory
 
 
 class PruneTimeRecorder(BaseCallback):
@@ -53,36 +53,24 @@ class PruneTimeRecorder(BaseCallback):
         self.kappas = kappas
         self.timetables: dict[str, Timetable] = {}
         self.fired: dict[str, dict[str, Any]] = {}
-        self._next_check = 0
 
     def _on_training_start(self) -> None:
-        start = first_data(self.model, BATCH_SIZE)
+        limits = agent_limits(self.model, self.n_timesteps, BATCH_SIZE, RolloutMemory(0))
+        parameters = prunable_parameters(self.model)
         lazy = [(f"lazy, κ = {kappa:g}", "lazy", kappa) for kappa in self.kappas]
         for name, rule, kappa in (*lazy, *((rule, rule, SETTLED) for rule in TRIGGERS if rule != "lazy")):
-            bounds = (self.latest, self.earliest, self.latest)
-            timetable = Timetable(rule, *bounds, 1, self.n_timesteps, start, kappa=kappa)
+            options = TriggerOptions(self.earliest, self.latest, kappa)
+            timetable = Timetable(rule, self.latest, options=options, limits=limits)
+            timetable.trigger = TRIGGERS[rule](Watched(parameters, dict.fromkeys(parameters, self.sparsity), True, options))
             self.timetables[name] = timetable
-            timetable.watch(prunable_parameters(self.model), self.sparsity)
 
     def _on_rollout_start(self) -> None:
-        if not isinstance(self.model, OnPolicyAlgorithm):
-            self._check()
-
-    def _on_rollout_end(self) -> None:
-        if isinstance(self.model, OnPolicyAlgorithm):
-            self._check()
+        for rule, timetable in self.timetables.items():
+            if rule not in self.fired and timetable.begins(self.num_timesteps, self._proposal):
+                self.fired[rule] = {"timesteps": self.num_timesteps, "decided_by": timetable.decided_by}
 
     def _on_step(self) -> bool:
         return len(self.fired) < len(self.timetables)
-
-    def _check(self) -> None:
-        if self.num_timesteps < self._next_check:
-            return
-        interval = next(iter(self.timetables.values())).interval(isinstance(self.model, OnPolicyAlgorithm))
-        self._next_check = self.num_timesteps + interval
-        for rule, timetable in self.timetables.items():
-            if rule not in self.fired and timetable.check(self.num_timesteps, self._proposal):
-                self.fired[rule] = {"timesteps": self.num_timesteps, "decided_by": timetable.decided_by}
 
     def _proposal(self) -> dict[str, int]:
         plan = plan_policy_pruning(self.model, self.sparsity, criterion="magnitude", compensation="none")

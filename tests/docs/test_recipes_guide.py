@@ -20,7 +20,7 @@ def test_the_guide_shows_all_recipes_as_they_are():
 
 
 def test_the_examples_run(monkeypatch):
-    monkeypatch.setattr("rl_crop.sb3.recipe_run.INTERVALS", {True: 1, False: 1})
+    monkeypatch.setattr("rl_crop.sb3.between_rollouts.STEPS_BETWEEN", {True: 1, False: 1})
     before = set(rl_crop.recipes), set(CRITERIA)
     th.set_num_threads(1)
     names: dict = {}

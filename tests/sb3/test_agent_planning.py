@@ -10,6 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
 import rl_crop
+from rl_crop import PruningPlan
 from tests.zoo.agents import AGENTS, SCORING, equal, noise, ppo, sac, tensors
 from tests.zoo.planning import assert_untouched, everything
 
@@ -73,13 +74,13 @@ RUNS = [
 @pytest.mark.parametrize(("name", "when"), [*RUNS, ("ppo_discrete", "epi"), ("sac", "epi")])
 def test_a_run_is_the_dense_run_until_the_cut(name, when, monkeypatch):
     callback = rl_crop.PruningCallback(0.6, when=when, latest=120, verbose=0, **SCORING)
-    before, cut = [], callback._cut
+    before, apply = [], PruningPlan.apply
 
-    def look_and_cut():
+    def look_and_apply(plan, transaction=None):
         before.append(moment(callback.model))
-        cut()
+        return apply(plan, transaction)
 
-    monkeypatch.setattr(callback, "_cut", look_and_cut)
+    monkeypatch.setattr(PruningPlan, "apply", look_and_apply)
     model = AGENTS[name]().learn(200, callback=callback)
     [event] = model.pruning_history
     dense = AGENTS[name]()

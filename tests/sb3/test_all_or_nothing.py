@@ -3,6 +3,7 @@
 import pytest
 
 import rl_crop
+from rl_crop import PruningPlan
 from rl_crop.core.pruning.surgery import Transaction
 from tests.zoo.agents import AGENTS, SCORING, equal, tensors, unmoved
 
@@ -75,17 +76,18 @@ def test_a_failure_at_the_very_end(name, keywords, monkeypatch):
 @pytest.mark.parametrize("name", ["ppo_sde", "sac_sde"])
 def test_a_failure_in_the_callback_is_tried_again(name, monkeypatch):
     callback = rl_crop.PruningCallback(0.6, when=64, latest=400, verbose=0, **SCORING)
-    cut, attempts = callback._cut, []
+    apply, attempts = PruningPlan.apply, []
 
-    def watched_cut():
+    def watched_apply(plan, transaction=None):
         attempts.append(callback.num_timesteps)
         if len(attempts) > 1:
-            return cut()
+            return apply(plan, transaction)
         with monkeypatch.context() as patch, unmoved(callback.model):
             fail_at(patch, "set_data", 5)
-            cut()
+            with Transaction() as own:  # undone before the callback's own transaction, so that it can be looked at
+                return apply(plan, own)
 
-    monkeypatch.setattr(callback, "_cut", watched_cut)
+    monkeypatch.setattr(PruningPlan, "apply", watched_apply)
     with pytest.warns(UserWarning, match="No pruning at .* steps: .*Injected"):
         model = AGENTS[name]().learn(384, callback=callback)
     [event] = model.pruning_history

@@ -40,7 +40,7 @@ RUNS = {
 SCHEDULES = {
     "lazy": [{"when": "lazy"}],
     "lazy, gradual": [{"when": "lazy", "schedule": "gradual", "n_events": 3, "until": 0.9}],
-    "epi": [{"when": "epi", "min_units": 4}],
+    "epi": [{"when": "epi", "criterion": "magnitude", "min_units": 4}],
     "fixed, iterative": [{"when": 0.4, "schedule": "iterative"}],
     "masks, gradual": [{"when": "lazy", "structured": False, "schedule": "gradual", "n_events": 3, "until": 0.9}],
     "one a network": [{"when": "lazy", "networks": "actor"}, {"when": 0.7, "networks": "critic"}],
@@ -112,7 +112,7 @@ def everything(model):
     ],
 )
 def test_before_at_and_after_the_cut(name, schedule, decided_by, tmp_path, monkeypatch):
-    monkeypatch.setattr("rl_crop.sb3.timing.MIN_INTERVAL", 32)
+    monkeypatch.setattr("rl_crop.sb3.between_rollouts.CHECK_EVERY", 32)
 
     def callbacks():
         bounds = {"earliest": 0.0, "latest": 0.9, "verbose": 0}

@@ -109,7 +109,7 @@ def test_the_files_are_rl_zoos_own_but_for_width_and_pruning(config):
     for env, hyperparams in yaml.safe_load(config.read_text()).items():
         [callback] = get_callback_list(hyperparams)
         assert isinstance(callback, rl_crop.PruningCallback)
-        callback._check_arguments()
+        assert callback.resolved.driver == "single"  # raises for wrong arguments
         ours = {key: value for key, value in hyperparams.items() if key not in ("callback", "policy_kwargs")}
         assert ours == theirs[env]
 

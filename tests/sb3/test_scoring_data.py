@@ -88,17 +88,16 @@ def test_memory_of_several_short_rollouts():
     assert memory.parts == []
 
 
-def test_the_callback_scores_on_several_short_rollouts(monkeypatch):
-    callback = rl_crop.PruningCallback(0.5, when=200, latest=0.9, verbose=0, n_batches=3, batch_size=40)
-    seen, original = [], callback._plan_for
+def test_the_callback_scores_on_several_short_rollouts():
+    seen = []
 
-    def plan_for(target):
-        seen.append([len(batch.advantages) for batch in callback._batches])
-        return original(target)
+    def criterion(context):
+        seen.append([len(batch.advantages) for batch in context.batches])
+        return {name: tensor.abs() for name, tensor in context.parameters.items()}
 
-    monkeypatch.setattr(callback, "_plan_for", plan_for)
+    callback = rl_crop.PruningCallback(0.5, criterion, when=200, latest=0.9, verbose=0, n_batches=3, batch_size=40)
     ppo(n_steps=16, batch_size=16).learn(256, callback=callback)
-    assert seen == [[40, 40, 40]]
+    assert seen == [[40, 40, 40]] * 2  # actor and critic
     early = rl_crop.PruningCallback(0.5, when=0.0, verbose=0, n_batches=3, batch_size=40)
     model = ppo(n_steps=16, batch_size=16).learn(64, callback=early)  # all there is: one rollout of 16
     assert model.pruning_history[0]["timesteps"] == 16

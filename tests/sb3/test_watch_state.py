@@ -22,6 +22,11 @@ def callback(sparsity=0.6, **keywords):
     return rl_crop.PruningCallback(sparsity, **{"latest": 0.9, "verbose": 0} | SCORING | keywords)
 
 
+def epi():
+    """Proposals by magnitude, which never change in an agent that does not learn."""
+    return callback(when="epi", criterion="magnitude")
+
+
 def killed(model, total, at, *callbacks, **keywords):
     with pytest.raises(KeyboardInterrupt):
         model.learn(total, callback=[*callbacks, Stop(at)], **keywords)
@@ -30,7 +35,7 @@ def killed(model, total, at, *callbacks, **keywords):
 
 @pytest.fixture(autouse=True)
 def frequent_checks(monkeypatch):
-    monkeypatch.setattr("rl_crop.sb3.timing.MIN_INTERVAL", 32)
+    monkeypatch.setattr("rl_crop.sb3.between_rollouts.CHECK_EVERY", 32)
 
 
 def plain(value):
@@ -57,8 +62,8 @@ def test_it_is_plain_and_there_until_the_last_event(make, when, tmp_path):
         assert hasattr(loaded, "pruning_state") == (len(loaded.pruning_history) < 2)
         if hasattr(loaded, "pruning_state"):
             assert plain(loaded.pruning_state) and list(loaded.pruning_state) == ["actor,critic"]
-            timetable = loaded.pruning_state["actor,critic"]["state"]["timetable"]
-            assert ("trigger" in timetable) == (timetable["first"] is None)
+            timetable = loaded.pruning_state["actor,critic"]["state"]["engine"]["timetable"]
+            assert ("trigger" in timetable) == (timetable["begun"] is None)
             if when == "lazy" and "trigger" in timetable:
                 assert equal(timetable["trigger"]["start"], first)
     assert n_events == {0, 1, 2}
@@ -91,7 +96,7 @@ def test_it_loads_where_rl_crop_is_not_installed(tmp_path):
 def test_more_data_than_a_checkpoint_should_carry_stays_behind(monkeypatch):
     model = killed(ppo(), 512, 150, callback(when="epi"))
     assert model.pruning_state["actor,critic"]["state"]["rollouts"]["observations"].shape == (128, 4)
-    monkeypatch.setattr("rl_crop.sb3.watch_state.LARGEST", 1000)
+    monkeypatch.setattr("rl_crop.sb3.state.LARGEST", 1000)
     model = killed(ppo(), 512, 150, callback(when="epi"))
     assert model.pruning_state["actor,critic"]["state"]["rollouts"] is None
     model.learn(512 - 150, reset_num_timesteps=False, callback=callback(when="epi"))
@@ -101,11 +106,11 @@ def test_more_data_than_a_checkpoint_should_carry_stays_behind(monkeypatch):
 @pytest.mark.parametrize(("make", "at", "late"), [(ppo, 300, 300 - 256), (sac, 300, 0)])
 def test_a_checkpoint_within_a_rollout(make, at, late, tmp_path):
     """Of an agent that does not learn, the indicator fires at its 11th check, and that is how many there are in all."""
-    whole = make(learning_rate=0.0).learn(1024, callback=[callback(when="epi"), CheckpointCallback(at, str(tmp_path))])
+    whole = make(learning_rate=0.0).learn(1024, callback=[epi(), CheckpointCallback(at, str(tmp_path))])
     model = type(whole).load(tmp_path / f"rl_model_{at}_steps.zip", env=whole.get_env())
     if make is sac:
         model.replay_buffer = whole.replay_buffer
-    model.learn(1024 - at, reset_num_timesteps=False, callback=callback(when="epi"))
+    model.learn(1024 - at, reset_num_timesteps=False, callback=epi())
     [event], [other] = whole.pruning_history, model.pruning_history
     assert event["decided_by"] == other["decided_by"] == "epi"
     assert other["timesteps"] - event["timesteps"] == late  # rollouts start anew where the run was resumed
@@ -119,7 +124,7 @@ def test_what_failed_for_good_is_not_tried_again():
     with pytest.warns(UserWarning, match="no score"):
         model = killed(ppo(), 512, 200, callback(**keywords))
     state = model.pruning_state["actor,critic"]["state"]
-    assert state["timetable"]["given_up"] and state["rollouts"] is None
+    assert state["engine"]["given_up"] and state["rollouts"] is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.learn(512 - 200, reset_num_timesteps=False, callback=callback(**keywords))
@@ -147,11 +152,11 @@ def test_a_state_that_does_not_fit_is_ignored_with_a_warning(what):
 
 def test_counting_from_zero_starts_anew():
     runs = []
-    for start in (lambda model: model, lambda model: killed(model, 512, 150, callback(when="epi"))):
+    for start in (lambda model: model, lambda model: killed(model, 512, 150, epi())):
         model = start(ppo(learning_rate=0.0))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            runs.append(model.learn(1024, callback=callback(when="epi")).pruning_history[0]["timesteps"])
+            runs.append(model.learn(1024, callback=epi()).pruning_history[0]["timesteps"])
     assert runs == [704, 704]
 
 
@@ -161,7 +166,7 @@ def test_callbacks_for_several_networks_keep_a_state_each():
 
     model = killed(ppo(), 512, 150, *both())
     assert sorted(model.pruning_state) == ["actor", "critic"]
-    before = copy.deepcopy(model.pruning_state["actor"]["state"]["timetable"]["trigger"]["start"])
+    before = copy.deepcopy(model.pruning_state["actor"]["state"]["engine"]["timetable"]["trigger"]["start"])
     killed(model, 512, 300, *both(), reset_num_timesteps=False)
     assert list(model.pruning_state) == ["actor"]  # the other one has cut
-    assert equal(model.pruning_state["actor"]["state"]["timetable"]["trigger"]["start"], before)
+    assert equal(model.pruning_state["actor"]["state"]["engine"]["timetable"]["trigger"]["start"], before)

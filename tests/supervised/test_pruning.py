@@ -11,8 +11,9 @@ from lab.supervised.run import run
 from lab.supervised.widths import give_widths, layer_widths
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import prune_model
-from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.recipe import Recipe, ScoringOptions
 from rl_crop.core.recipes.registry import RECIPES
+from rl_crop.core.recipes.triggers import TriggerOptions
 from rl_crop.supervised.pruning import chosen_recipe
 from tests.supervised.test_trainer import DIGITS, trainer_of
 
@@ -28,11 +29,11 @@ def test_pruning_keys_are_those_of_a_recipe():
     assert (recipe.criterion, recipe.when, recipe.compensation, sparsity) == ("crop", "lazy", "least_squares", 0.9)
     recipe, _ = chosen_recipe({"criterion": "snip", "when": 0.2, "schedule": "iterative", "scope": "layer", "n_batches": 3})
     assert isinstance(recipe, Recipe) and (recipe.schedule, recipe.inner, recipe.scope) == ("once", "halving", "layer")
-    assert (recipe.when, recipe.option("n_batches"), recipe.option("latest")) == (0.2, 3, 0.3)
+    assert (recipe.when, recipe.of(ScoringOptions).n_batches, recipe.of(TriggerOptions).latest) == (0.2, 3, 0.3)
     recipe, _ = chosen_recipe({"structured": False, "when": 0.1})
-    assert (recipe.structured, recipe.fate, recipe.compensation) == (False, "zero", "none")
+    assert (recipe.structured, recipe.strategy, recipe.compensation) == (False, "zero", "none")
     recipe, _ = chosen_recipe({"recipe": "rigl", "share": 0.5})
-    assert recipe.option("share") == 0.5 and recipe.regrow == RECIPES["rigl"].regrow
+    assert recipe.options == {"share": 0.5} and recipe.regrow == RECIPES["rigl"].regrow
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import copy
 import torch as th
 
 from rl_crop.core.prune import module_subject
+from rl_crop.core.recipes.engine import PruningEngine
 from tests.zoo.networks import mse
 
 
@@ -48,3 +49,18 @@ class SmallTask:
         weights, moments, self.place = copy.deepcopy(state)
         self.model.load_state_dict(weights)
         self.optimizers[0].load_state_dict(moments)
+
+
+def watch_changes(monkeypatch):
+    """A list that grows with every change of any engine: the share of its schedule that has passed, and its masks."""
+    seen, update = [], PruningEngine.update
+
+    def watched(self, now, batches, record=None):
+        change = update(self, now, batches, record)
+        if change is not None:
+            masks = {} if self.masks is None else self.masks.keep
+            seen.append((self.timetable.share(now), {name: mask.clone() for name, mask in masks.items()}))
+        return change
+
+    monkeypatch.setattr(PruningEngine, "update", watched)
+    return seen

@@ -14,7 +14,7 @@ import torch as th
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import Group
 from rl_crop.core.graph.tracer import tensors_in
-from rl_crop.core.importance.context import Criterion, ImportanceContext, Saliency, sum_over_slices, unit_scores
+from rl_crop.core.importance.context import GRADIENT_FREE, Criterion, ImportanceContext, Saliency, sum_over_slices, unit_scores
 from rl_crop.core.importance.curvature import gradient, hessian_gradient_product
 from rl_crop.core.importance.redundancy import pivoted_energies
 
@@ -210,6 +210,11 @@ SPANNING = frozenset({"span", "span_crop"})
 """Criteria that look at activations, so that they only rank whole units."""
 BY_UNIT = SPANNING | {"crop_gate", "snap", "taylor", "unit_norm", "filter_l1", "filter_l2"}
 """Criteria that have no score for a single weight."""
+
+
+def needs_data(criterion: str | Criterion) -> bool:
+    """:return: whether a criterion looks at batches, as far as is known."""
+    return not isinstance(criterion, str) or criterion not in GRADIENT_FREE or criterion in SPANNING
 
 
 def resolve_criterion(criterion: str | Criterion) -> Criterion:

@@ -125,6 +125,10 @@ class Masks:
             transaction.call(lambda: self._change(before, attached))
         self.apply(transaction)
 
+    def data(self, names: Sequence[str]) -> list[dict[str, th.Tensor]]:
+        """:return: by copy, the contents of the parameters named, as they are."""
+        return [{name: copy[name].data for name in names if name in copy} for copy in self.copies]
+
     def _change(self, keep: Keep, attached: bool) -> None:
         self._store(keep)
         if attached:

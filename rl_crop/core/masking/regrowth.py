@@ -8,6 +8,9 @@ import torch as th
 from rl_crop.core.masking.distributions import highest
 from rl_crop.core.masking.masks import Keep
 
+REGROW = ("none", "gradient", "random")
+"""What comes back first: nothing, where the gradient is largest, or at random (see ``Weights.growth``)."""
+
 
 def regrown_share(start: float, end: float, x: float) -> float:
     """

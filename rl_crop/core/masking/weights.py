@@ -11,10 +11,11 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import OUTPUT, DependencyGraph, module_of
 from rl_crop.core.importance.context import Criterion, ImportanceContext, Saliency, unit_scores
 from rl_crop.core.masking.distributions import highest, n_kept, select
-from rl_crop.core.masking.masks import Keep, Masks, attached_masks
+from rl_crop.core.masking.masks import Keep, Masks, attached_masks, release_masks
 from rl_crop.core.masking.scoring import element_scores
 from rl_crop.core.model import Subject
 from rl_crop.core.pruning.report import PruningReport, mask_notes
+from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.core.rng import isolated_rng, undisturbed
 
 Tensors = Mapping[str, th.Tensor]
@@ -152,11 +153,20 @@ class Weights:
             found[name] = score.masked_fill(chosen & free, th.inf)
         return found
 
-    def masks(self, subject: Subject, sparsity: Mapping[str, float]) -> Masks:
-        """:return: masks of the networks that a sparsity names, which hold what is held already; not attached yet."""
+    def hold(self, subject: Subject, sparsity: Mapping[str, float], transaction: Transaction) -> Masks:
+        """
+        :return: masks of the networks that a sparsity names, attached, and the only ones that hold these weights; they hold
+            what others did.
+        """
         names = [name for network in sparsity for name in self.within(network)]
         keep = {name: th.ones_like(self.tensors[name], dtype=th.bool) for name in names}
-        return Masks([copy.tensors for copy in subject.copies], keep | attached_masks(self.tensors), subject.optimizers)
+        modules = () if subject.optimizers else [module for copy in subject.copies for module in copy.modules]
+        held = keep | attached_masks(self.tensors)
+        masks = Masks([copy.tensors for copy in subject.copies], held, subject.optimizers, modules)
+        release_masks([tensor for copy in masks.copies for tensor in copy.values()], transaction)
+        masks.attach()
+        transaction.call(masks.detach)
+        return masks
 
     def sparsity(self, keep: Keep, network: str) -> float:
         """:return: the share of a network's weights that is masked."""

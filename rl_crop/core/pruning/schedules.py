@@ -1,8 +1,28 @@
 """How much to cut, when asked: the sparsities of the events of a run, and of the steps within one event."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from rl_crop.core.errors import PruningError
 
-SCHEDULES = ("one_shot", "iterative", "gradual")
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """
+    Numbers of a schedule, and of the steps within an event.
+
+    :param n_events: events of ``"gradual"``.
+    :param n_phases: sparse phases of ``"alternating"``, the last one of which stays.
+    :param start: sparsity that ``"cubic"`` begins with.
+    :param n_steps: steps of ``inner="exponential"``.
+    :param every: optimizer steps between two moves of masks, or changes of a penalty.
+    """
+
+    n_events: int = 4
+    n_phases: int = 5
+    start: float = 0.0
+    n_steps: int = 7
+    every: int = 100
 
 
 def gradual_sparsities(sparsity: float, n_events: int) -> list[float]:
@@ -29,19 +49,6 @@ def halving_sparsities(sparsity: float) -> list[float]:
     return [sparsity - (sparsity - start) * 0.5**step for step in range(6)] + [sparsity]
 
 
-def inner_sparsities(sparsity: float, inner: str, n_steps: int) -> list[float]:
-    """
-    :param sparsity: of one event.
-    :param inner: ``"none"``, ``"halving"`` (:func:`halving_sparsities`) or ``"exponential"`` (:func:`gradual_sparsities`, as
-        FORCE and SynFlow step).
-    :param n_steps: of ``"exponential"``.
-    :return: the sparsities of its steps, ending at exactly ``sparsity``.
-    """
-    if inner == "halving":
-        return halving_sparsities(sparsity)
-    return gradual_sparsities(sparsity, n_steps) if inner == "exponential" else [sparsity]
-
-
 def cubic_sparsity(sparsity: float, start: float, x: float) -> float:
     """
     Fast at first, slow towards the end (GMP: "To prune, or not to prune", 2017).
@@ -65,21 +72,45 @@ def alternating_sparsity(sparsity: float, x: float, n_phases: int) -> float:
     return sparsity if x >= 1.0 or phase % 2 == 0 else 0.0
 
 
-def scheduled_sparsity(schedule: str, sparsity: float, x: float, n_events: int, n_phases: int, start: float) -> float:
+@dataclass(frozen=True)
+class Schedule:
     """
-    :param schedule: ``"once"``, ``"gradual"``, ``"cubic"``, ``"alternating"`` or ``"constant"``.
-    :param sparsity: to end with.
-    :param x: how much of the schedule has passed, in [0, 1].
-    :param n_events: of ``"gradual"``.
-    :param n_phases: of ``"alternating"``.
-    :param start: of ``"cubic"``.
-    :return: the share of the original that is gone, or masked, at this time.
+    How sparse a network is to be when a share of its schedule has passed.
+
+    :param due: of (sparsity to end with, share x of the schedule that has passed, options): what is to be gone then.
+    :param n_events: how many events it has, at equal distances; ``None`` where masks move all the time.
+    :param in_time: whether an event whose time has passed is left out for the next one, or made up for.
     """
-    if schedule == "gradual":
-        return gradual_sparsities(sparsity, n_events)[min(int(x * (n_events - 1) + 1e-9), n_events - 1)]
-    if schedule == "cubic":
-        return cubic_sparsity(sparsity, start, x)
-    return alternating_sparsity(sparsity, x, n_phases) if schedule == "alternating" else sparsity
+
+    due: Callable[[float, float, ScheduleOptions], float]
+    n_events: Callable[[ScheduleOptions], int] | None = None
+    in_time: bool = False
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "once": Schedule(lambda sparsity, x, options: sparsity, lambda options: 1),
+    "gradual": Schedule(
+        lambda sparsity, x, options: gradual_sparsities(sparsity, options.n_events)[
+            min(int(x * (options.n_events - 1) + 1e-9), options.n_events - 1)
+        ],
+        lambda options: options.n_events,
+    ),
+    "cubic": Schedule(lambda sparsity, x, options: cubic_sparsity(sparsity, options.start, x)),
+    "alternating": Schedule(
+        lambda sparsity, x, options: alternating_sparsity(sparsity, x, options.n_phases),
+        lambda options: 2 * options.n_phases - 1,
+        in_time=True,
+    ),
+    "constant": Schedule(lambda sparsity, x, options: sparsity),
+}
+"""Schedules by name."""
+
+INNER: dict[str, Callable[[float, ScheduleOptions], list[float]]] = {
+    "none": lambda sparsity, options: [sparsity],
+    "halving": lambda sparsity, options: halving_sparsities(sparsity),
+    "exponential": lambda sparsity, options: gradual_sparsities(sparsity, options.n_steps),
+}
+"""The sparsities of the steps within one event, scored anew at each (FORCE and SynFlow step exponentially)."""
 
 
 def relative_sparsity(target: float, reached: float) -> float:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.report import PruningReport
-from rl_crop.core.pruning.schedules import inner_sparsities, relative_sparsity
+from rl_crop.core.pruning.schedules import INNER, ScheduleOptions, relative_sparsity
 from rl_crop.core.pruning.settings import Target, check_choices, check_sparsity
 from rl_crop.core.pruning.surgery import Transaction
 
@@ -28,10 +28,31 @@ def step_targets(sparsity: Target, schedule: str) -> list[Target]:
     return [step[""] for step in inner_steps({"": sparsity}, inner)]
 
 
-def inner_steps(due: Mapping[str, float], inner: str, n_steps: int = 1) -> list[dict[str, float]]:
-    """:return: by network, what is gone after each step of one event, see ``inner_sparsities``."""
-    columns = {name: inner_sparsities(share, inner, n_steps) for name, share in due.items()}
+def inner_steps(
+    due: Mapping[str, float],
+    inner: str,
+    options: ScheduleOptions = ScheduleOptions(),  # noqa: B008
+) -> list[dict[str, float]]:
+    """:return: by network, what is gone after each step of one event that ends at ``due``; ``inner`` is one of ``INNER``."""
+    columns = {name: INNER[inner](share, options) for name, share in due.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def event_steps(
+    due: Mapping[str, float], gone: Mapping[str, float], inner: str, options: ScheduleOptions
+) -> list[dict[str, float]]:
+    """
+    :param due: share of the original that is to be gone after the event, by network.
+    :param gone: share of it that is gone before (0 where a network is not named).
+    :param inner: one of ``INNER``, for what is left to go.
+    :return: share of the original that is to be gone after each step.
+    """
+    before = {name: gone.get(name, 0.0) for name in due}
+    rest = {name: relative_sparsity(max(share, before[name]), before[name]) for name, share in due.items()}
+    return [
+        {name: 1.0 - (1.0 - before[name]) * (1.0 - share) if before[name] else share for name, share in step.items()}
+        for step in inner_steps(rest, inner, options)
+    ]
 
 
 def apply_steps(

@@ -10,12 +10,14 @@ from typing import Any, Protocol
 import torch as th
 from torch import nn
 
+from rl_crop.core.masking.masks import Masks
 from rl_crop.core.model import Subject
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.settings import Target, check_sparsity
-from rl_crop.core.recipes.engine import SparseTraining
-from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.engine import PruningEngine
+from rl_crop.core.recipes.recipe import DRIVERS, DriverOptions, Recipe, ScoringOptions
 from rl_crop.core.recipes.registry import resolve_recipe
+from rl_crop.core.recipes.timetable import Limits
 
 
 class Task(Protocol):
@@ -44,7 +46,7 @@ class Task(Protocol):
 
     def train(self, share: float = 1.0, after_step: Callable[[float], None] | None = None) -> None:
         """
-        Train for a share of the whole run.
+        Train for a share of the whole engine.
 
         :param share: of the run's steps.
         :param after_step: called between optimizer steps with what is done of this call, from above 0 to 1.
@@ -60,15 +62,8 @@ class Task(Protocol):
         """Put a snapshot back; the shapes must be those of then."""
 
 
-Driver = Callable[[Task, Recipe, float, int], PruningReport]
+DriverFunction = Callable[[Task, Recipe, float, int], PruningReport]
 """Prunes and trains a task: ``driver(task, recipe, sparsity, seed)``."""
-
-DRIVERS: dict[str, Driver] = {}
-"""Drivers by name. Those of other modules are there once :func:`run_recipe` has needed them."""
-ELSEWHERE = {
-    "phases": "early_exits", "tick_tock": "gate_decorators", "meta": "stamp", "learned_scores": "hydra",
-}  # fmt: skip
-"""Modules that register a driver of their own."""
 
 
 def run_recipe(task: Task, recipe: Recipe | str, sparsity: float, seed: int = 0) -> PruningReport:
@@ -88,20 +83,22 @@ def run_recipe(task: Task, recipe: Recipe | str, sparsity: float, seed: int = 0)
     return replace(report, criterion=chosen.criterion) if isinstance(chosen.criterion, str) else report
 
 
-def _driver(recipe: Recipe) -> Driver:
+def _driver(recipe: Recipe) -> DriverFunction:
     if not isinstance(recipe.driver, str):
         return recipe.driver
-    if recipe.driver not in DRIVERS:
-        import_module(f"rl_crop.core.recipes.systems.{ELSEWHERE[recipe.driver]}")
-    return DRIVERS[recipe.driver]
+    return getattr(import_module(f"rl_crop.core.recipes.{DRIVERS[recipe.driver].module}"), recipe.driver)
 
 
 def single(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningReport:
-    """One run, with pruning at its beginning, within it or at its end."""
-    run, batches = begun(task, recipe, sparsity, seed)
-    run.update(0.0, batches)
-    task.train(1.0, lambda progress: run.update(progress, batches))
-    return run.finish(batches)
+    """One run, with pruning at its beginning, within it or at its end, as the task's ``limits`` allow (where it has any)."""
+    engine, batches = begun(task, recipe, sparsity, seed, limits=getattr(task, "limits", None))
+    engine.update(0.0, batches)
+
+    def after_step(progress: float) -> None:
+        engine.update(progress * engine.limits.length, batches)
+
+    task.train(1.0, after_step)
+    return engine.finish(batches)
 
 
 def rounds(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningReport:
@@ -110,41 +107,49 @@ def rounds(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningRep
 
     Option ``rate`` is the share, ``rewind`` the early time: 0 is initialisation.
     """
-    rate, rewind = recipe.option("rate"), recipe.option("rewind")
+    rate, rewind = recipe.of(DriverOptions).rate, recipe.of(DriverOptions).rewind
     n_rounds = max(math.ceil(math.log(1.0 - sparsity) / math.log(1.0 - rate) - 1e-9), 1)
     task.train(rewind)
     early = task.snapshot()
     for target in [*(1.0 - (1.0 - rate) ** done for done in range(1, n_rounds)), sparsity]:
         task.train(1.0 - rewind)
-        run, batches = begun(task, replace(recipe, when=0.0, schedule="once"), target, seed)
-        run.update(0.0, batches)
-        run.detach()
+        engine, batches = begun(task, replace(recipe, when=0.0, schedule="once"), target, seed)
+        engine.update(0.0, batches)
+        engine.detach()
         task.restore(early)
-        run.masks.apply()
+        held(engine).apply()
     task.train(1.0 - rewind)
-    return run.finish(batches)
+    return engine.finish(batches)
 
 
 def population(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningReport:
     """Several candidates from the same weights are each trained for a short time; the fittest is trained in full."""
     start, fitness = task.snapshot(), {}
-    for candidate in range(seed, seed + recipe.option("n_candidates")):
-        run, batches = begun(task, recipe, sparsity, candidate)
-        run.update(0.0, batches)
-        task.train(recipe.option("trial"))
+    for candidate in range(seed, seed + recipe.of(DriverOptions).n_candidates):
+        engine, batches = begun(task, recipe, sparsity, candidate)
+        engine.update(0.0, batches)
+        task.train(recipe.of(DriverOptions).trial)
         fitness[candidate] = task.evaluate()
-        run.masks.detach()
-        run.detach()
+        held(engine).detach()
+        engine.detach()
         task.restore(start)
     return single(task, recipe, sparsity, max(fitness, key=lambda candidate: fitness[candidate]))
 
 
+def held(engine: PruningEngine) -> Masks:
+    """:return: the masks of an engine that has masked something."""
+    assert engine.masks is not None
+    return engine.masks
+
+
 def begun(
-    task: Task, recipe: Recipe, sparsity: Target, seed: int, subject_of: Callable[[Sequence[Any]], Subject] | None = None
-) -> tuple[SparseTraining, Callable[[], list[Any]]]:
+    task: Task,
+    recipe: Recipe,
+    sparsity: Target,
+    seed: int,
+    subject_of: Callable[[Sequence[Any]], Subject] | None = None,
+    limits: Limits | None = None,
+) -> tuple[PruningEngine, Callable[[], list[Any]]]:
     """:return: the engine of one run, which has not begun, and what makes its scoring batches."""
-    batches = partial(task.batches, recipe.option("n_batches"))
-    return SparseTraining(recipe, sparsity, subject_of or task.subject, seed), batches
-
-
-DRIVERS |= {"single": single, "rounds": rounds, "population": population}
+    batches = partial(task.batches, recipe.of(ScoringOptions).n_batches)
+    return PruningEngine(recipe, sparsity, subject_of or task.subject, seed, limits or Limits()), batches

@@ -1,58 +1,61 @@
-"""The engine: a recipe carried through one run of anyone's training loop."""
+"""The engine: a recipe carried through one run of anyone's training loop. It owns time and state."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import torch as th
-from torch.utils.hooks import RemovableHandle
 
 from rl_crop.core.importance.criteria import resolve_criterion
-from rl_crop.core.masking.masks import Keep
+from rl_crop.core.masking.masks import Masks
 from rl_crop.core.masking.weights import Weights, shuffled_units
 from rl_crop.core.model import Subject
-from rl_crop.core.pruning.plan import PruningPlan, make_plan, trace
+from rl_crop.core.prunable import prunable_parameters
+from rl_crop.core.pruning.plan import trace
 from rl_crop.core.pruning.report import PruningReport
-from rl_crop.core.pruning.schedules import scheduled_sparsity
+from rl_crop.core.pruning.schedules import ScheduleOptions
 from rl_crop.core.pruning.settings import Settings, Target, check_sparsity, sparsity_by_network
-from rl_crop.core.pruning.steps import inner_steps
+from rl_crop.core.pruning.steps import event_steps
+from rl_crop.core.pruning.surgery import Transaction
+from rl_crop.core.recipes.hooks import StepHooks
+from rl_crop.core.recipes.outcome import Outcome
 from rl_crop.core.recipes.perturbation import bridgeout
-from rl_crop.core.recipes.recipe import Recipe
-from rl_crop.core.recipes.strategies import FATES, Fate, as_target
-from rl_crop.core.recipes.triggers import EarlyPruningIndicator, weight_trigger
+from rl_crop.core.recipes.recipe import Recipe, ScoringOptions
+from rl_crop.core.recipes.state import Change, State
+from rl_crop.core.recipes.strategies import StrategyOptions, multiply
+from rl_crop.core.recipes.timetable import Limits, Timetable
+from rl_crop.core.recipes.triggers import TRIGGERS, TriggerOptions, Watched
 
 Batches = Callable[[], Sequence[Any]]
 """Makes scoring batches when they are asked for."""
-CHECKS = 50
-"""How often a trigger looks at a run."""
+VERSION = 2
+"""Of what :meth:`PruningEngine.state_dict` returns."""
 
 
-class SparseTraining:
+Record = Callable[[Transaction, Change], None]
+"""Keeps a change somewhere, while it can still be undone."""
+
+
+class PruningEngine:
     """
     One recipe in one run: call :meth:`update` now and then between optimizer steps, and :meth:`finish` at the end.
 
     What must happen at every step (holding masks, shrinking, penalties) happens in hooks of the optimizers, so that the
-    loop is whatever it is. A :class:`~rl_crop.core.errors.PruningError` leaves all as it was, and the next update tries again.
-    Events of a ``gradual`` or ``alternating`` schedule come at their times; masks that move, and penalties, change once in
-    ``every`` (an option) optimizer steps.
+    loop is whatever it is. An exception leaves all as it was, and the next update tries again.
 
     :param recipe: the recipe; its driver is not looked at.
     :param sparsity: to end with, in [0, 1): one number, or by network.
     :param subject_of: makes what is pruned from scoring batches.
     :param seed: of everything random.
-    :param min_interval: optimizer steps between two moves of masks, where the recipe asks for fewer.
-    :param settings: further settings of a cut of units (``budget``, ``min_units``, ``ignore``).
+    :param limits: what the loop says of its own time.
+    :param settings: further settings of a cut of units (``budget``, ``ignore``).
     """
 
     targets: dict[str, float]
-    """Sparsity by network, or of ``"total"``."""
+    """Sparsity to end with, by network, or of ``"total"``."""
     weights: Weights
-    tensors: Mapping[str, th.Tensor]
-    """All that is trained, by name."""
-    steps: dict[int, int]
-    """Optimizer steps since the last change, by the optimizer's ``id``."""
+    timetable: Timetable
 
     def __init__(
         self,
@@ -60,192 +63,219 @@ class SparseTraining:
         sparsity: Target,
         subject_of: Callable[[Sequence[Any]], Subject],
         seed: int = 0,
-        min_interval: int = 1,
+        limits: Limits = Limits(),  # noqa: B008
         **settings: Any,
     ) -> None:
         check_sparsity(sparsity)
         self.recipe, self.sparsity, self.subject_of, self.seed = recipe, sparsity, subject_of, seed
-        self.fate: Fate = (FATES[recipe.fate] if isinstance(recipe.fate, str) else recipe.fate)(self)
-        self.every = max(recipe.option("every"), 0 if self.fate.by_factor else min_interval)
-        self._has_events = recipe.schedule in ("gradual", "alternating") and not self.fate.by_factor
-        shuffles = recipe.structured and recipe.option("shuffle")
+        self.limits, self._data_from = limits, 0 if recipe.begins_without_data else limits.data_from
+        self.strategy = recipe.chosen_strategy(recipe.of(StrategyOptions), recipe.regrow)
+        self.schedule = recipe.of(ScheduleOptions)
+        self.moves = recipe.n_events is None
+        self._every = max(self.schedule.every, 0 if self.strategy.continuous else limits.steps_between)
+        scoring = recipe.of(ScoringOptions)
+        shuffles = recipe.structured and scoring.shuffle
         criterion = shuffled_units(resolve_criterion(recipe.criterion)) if shuffles else recipe.criterion
-        scope = recipe.scope if recipe.structured else "network"
-        settings = {"min_units": recipe.option("min_units"), "compensation": recipe.compensation} | settings
-        self.settings = Settings(criterion, scope, seed=seed, **settings)
-        self.masks: Any = None  # Masks, as soon as weights are masked
-        self.begun: float | None = None
-        self.decided_by = "fixed"
-        self.finished = False
+        self.settings = Settings(
+            criterion, recipe.scope, structured=recipe.structured, compensation=recipe.compensation,
+            min_units=scoring.min_units, seed=seed, **settings,
+        )  # fmt: skip
+        self.timetable = Timetable(
+            recipe.when, recipe.until, recipe.n_events or 1, recipe.chosen_schedule.in_time, recipe.of(TriggerOptions),
+            replace(limits, data_from=self._data_from),
+        )  # fmt: skip
+        self.started = self.finished = self.given_up = False
+        self.outcome = Outcome(recipe.structured)
         self.seconds = 0.0
-        self.initial: dict[str, th.Tensor] = {}
+        self._initial: dict[str, th.Tensor] = {}
         self._n_changes = 0
-        self._acted = 0.0
-        self._next_check = 0.0
-        self._trigger: Any = None
-        self.steps = {}
-        self._perturbation = ExitStack()
-        self._handles: list[RemovableHandle] = []
+        noise = recipe.perturbation == "bridgeout"
+        self._hooks = StepHooks(self._after_step, (lambda: bridgeout(self._root, self.outcome.names)) if noise else None)
+
+    @property
+    def masks(self) -> Masks | None:
+        """The masks that are held."""
+        return self.outcome.masks
 
     def start(self, subject: Subject) -> None:
-        """Look at the run's beginning: what is trained, and the weights that triggers and criteria compare with."""
+        """
+        Look at the run's beginning: what is trained, and the weights that triggers and criteria compare with.
+
+        :raises PruningError: the sparsity cannot be reached.
+        """
         self.detach()
         graph, recipe = trace(subject, self.settings.ignore), self.recipe
-        self.tensors = subject.trained.tensors
         self.weights = Weights.of(subject, graph, self.settings.ignore, max(int(self.settings.min_units), 1))
         producers = {group.tensors("out")[0] for group in graph.groups.values()}
         with_units = [network.name for network in subject.networks if network.parameters & producers]
         names = with_units if recipe.structured else list(self.weights.names)
         targets = sparsity_by_network(self.sparsity, names, recipe.scope)
-        self.targets = {"total": next(iter(targets.values()))} if recipe.scope == "global" and targets else targets
-        if not recipe.structured:  # whether the sparsity is possible shows now
-            self.weights.select(self.weights.magnitude(), self.targets, recipe.scope)
-        if recipe.when == "epi":
-            self._trigger = EarlyPruningIndicator(recipe.option("threshold"))
-        elif isinstance(recipe.when, str):
-            watched = {name: list(self.weights.within(name).values()) for name in targets if name in self.weights.names}
-            self._trigger = weight_trigger(recipe.when, watched, targets, recipe.structured, recipe.option("kappa"))
+        joint = recipe.scope == "global" and targets
+        self.targets = {"total": next(iter(targets.values()))} if joint else targets
+        self.outcome.of(self.weights, self.targets)
+        self._check_reachable(subject)
+        if isinstance(recipe.when, str) and self.timetable.begun is None:
+            prunable = prunable_parameters(subject, graph, None if recipe.structured else self.weights)
+            prunable = {name: tensors for name, tensors in prunable.items() if name in targets}
+            watched = Watched(prunable, targets, recipe.structured, recipe.of(TriggerOptions))
+            self.timetable.trigger = TRIGGERS[recipe.when](watched)
         if not recipe.structured and (recipe.criterion == "relative_change" or callable(recipe.criterion)):
-            self.initial = {name: tensor.detach().clone() for name, tensor in self.weights.tensors.items()}
-        self._optimizers = tuple(subject.optimizers)
-        self._handles = [optimizer.register_step_post_hook(self._after_step) for optimizer in self._optimizers]
-        self._root = subject.root
-        self._perturb()
+            self._initial = {name: tensor.detach().clone() for name, tensor in self.weights.tensors.items()}
+        self._trained, self._root = subject.trained.tensors, subject.root
+        self._hooks.attach(subject.optimizers, counting=self.moves)
+        self.started = True
 
-    def update(self, progress: float, batches: Batches) -> None:
+    def _check_reachable(self, subject: Subject) -> None:
+        """What magnitude would leave in the end needs no data, and is cheap."""
+        if not self.recipe.structured:
+            self.weights.select(self.weights.magnitude(), self.targets, self.recipe.scope)
+        elif not self.outcome.removed:
+            self._state(subject, self.targets, 1.0).plan(self.targets, criterion="magnitude", compensation="none")
+
+    def update(self, now: float, batches: Batches, record: Record | None = None) -> Change | None:
         """
         Do what is due. Call it between optimizer steps; most calls do nothing and cost nothing.
 
-        :param progress: what is done of the run, in [0, 1]; never falls.
+        :param now: the time, in the unit of ``limits`` (by default, the share of the run that is done); never falls.
         :param batches: makes scoring batches; called only when they are needed.
+        :param record: called with a change while it can still be undone; what it raises undoes it.
+        :return: the change, if anything was due.
         :raises PruningError: something cannot be done as asked, or not yet (no data); everything is as before.
         """
         if self.finished:
-            return
-        if not self._handles:
-            self.start(self.subject_of(batches()))
-        decided_by = self._fires(progress, batches) if self.begun is None else self.decided_by
-        begun = progress if self.begun is None else self.begun
-        ended = progress >= max(self.recipe.until, begun)
-        x = 1.0 if ended else (progress - begun) / (self.recipe.until - begun)
-        if decided_by is None or (self.begun is not None and not ended and self._waits(x)):
-            return
-        start = time.perf_counter()
-        self._perturbation.close()
-        try:
-            self.fate.act(x, batches)
-        except BaseException:
-            self._perturb()
-            raise
-        self.seconds += time.perf_counter() - start
-        self.begun, self.decided_by, self._acted = begun, decided_by, x
-        self.finished = ended or (self.recipe.schedule == "once" and not self.fate.by_factor)
-        self.steps.clear()
-        self._n_changes += 1
-        if not self.finished:
-            self._perturb()
+            return None
+        no_data = now < self.limits.data_from and not self.timetable.at_end
+        if no_data and self._n_changes and (self.recipe.regrow == "gradient" or not self.recipe.begins_without_data):
+            return None  # resumed, and not there again yet
+        data: Batches = list if no_data and self.recipe.begins_without_data else batches
+        if not self.started:
+            self.start(self.subject_of(data()))
+        if not self.timetable.begins(now, lambda: self._propose(data)):
+            return None
+        x = self._due_share(now)
+        return None if x is None else self._change(x, data, record)
 
-    def finish(self, batches: Batches) -> PruningReport:
+    def _due_share(self, now: float) -> float | None:
+        """:return: the share of the schedule that has passed where something is due, else ``None``."""
+        timetable = self.timetable
+        if not self.moves:
+            due = timetable.due(now)  # before the event is asked for: it may leave some out
+            return timetable.event / max(timetable.n_events - 1, 1) if due else None
+        x = timetable.share(now)
+        return x if not self._n_changes or x >= 1.0 or self._hooks.n_steps >= self._every else None
+
+    def _propose(self, batches: Batches) -> Mapping[str, int]:
+        """:return: by layer, the units (of masks: the weights) that the recipe's own choice would leave now."""
+        state = self._state(self.subject_of(batches()), self.targets, 1.0)
+        if self.recipe.structured:
+            return state.plan(state.rest).widths_after
+        return {name: int(mask.sum()) for name, mask in state.choose(state.scores(), state.targets).items()}
+
+    def _change(self, x: float, batches: Batches, record: Record | None) -> Change:
+        start, data, outcome, recipe = time.perf_counter(), batches(), self.outcome, self.recipe
+        subject, kept, before = self.subject_of(data), dict(vars(self.strategy)), outcome.snapshot()
+        due = {name: recipe.chosen_schedule.due(share, x, self.schedule) for name, share in self.targets.items()}
+        steps = event_steps(due, outcome.gone if recipe.structured else {}, recipe.inner, self.schedule)
+        try:
+            with self._hooks.paused(), Transaction() as transaction:
+                if not recipe.structured and not self.strategy.continuous:
+                    outcome.hold(subject, transaction, self.strategy.revives and len(steps) > 1)
+                for number, step in enumerate(steps):
+                    if number and recipe.structured:
+                        subject = self.subject_of(data)  # the network is another one now
+                    for decision in self.strategy.decide(self._state(subject, step, x, not self._n_changes and not number)):
+                        outcome.carry_out(decision, subject, transaction)
+                change = self._described(x, len(before[1]))
+                if record is not None and change.report is not None:
+                    record(transaction, change)
+        except BaseException:
+            vars(self.strategy).update(kept)
+            outcome.restore(before)
+            raise
+        if not self.moves:
+            self.timetable.n_done = self.timetable.event + 1
+        self.seconds += time.perf_counter() - start
+        self._hooks.changed()
+        self._n_changes += 1
+        self.finished = change.finished
+        if self.finished:
+            self.detach()
+        return change
+
+    def _state(self, subject: Subject, due: Mapping[str, float], x: float, first: bool = False) -> State:
+        settings, outcome = replace(self.settings, seed=self.seed + self._n_changes), self.outcome
+        shuffle = self.recipe.of(ScoringOptions).shuffle and not self.recipe.structured
+        return State(
+            subject, settings, self.weights, outcome.masks, self.targets, due, outcome.gone, x, first, shuffle, self._initial,
+            outcome.dense[0] if outcome.dense else None,
+        )  # fmt: skip
+
+    def _described(self, x: float, n_earlier: int) -> Change:
+        timetable, separate = self.timetable, self.recipe.schedule in ("once", "gradual") and not self.moves
+        report = self.outcome.report(self.settings.criterion_name, self.seconds, n_earlier if separate else 0)
+        report = report or self.outcome.report(self.settings.criterion_name, self.seconds)  # an event with nothing left to do
+        number, n_events = (timetable.event, timetable.n_events) if separate else (0, 1)
+        decided_by = "end" if timetable.at_end else timetable.decided_by
+        finished = x >= 1.0 or self.recipe.n_events == 1
+        return Change(number, n_events, decided_by, self.outcome.gone, report, finished)
+
+    def report(self) -> PruningReport:
+        """:return: what has been done so far; of a run that has begun."""
+        report = self.outcome.report(self.settings.criterion_name, self.seconds)
+        return self.weights.report({}, self.settings.criterion_name, self.seconds) if report is None else report
+
+    def finish(self, batches: Batches, record: Record | None = None) -> PruningReport:
         """
         The run is over: what is still to be done is done now. Masks stay attached.
 
         :return: the report of the whole run.
         """
-        self.update(1.0, batches)
+        self.timetable.end()
+        self.update(self.limits.length, batches, record)
         self.detach()
-        return self.fate.report(self.subject_of(batches()))
+        return self.report()
+
+    def give_up(self) -> None:
+        """Do nothing more, and say so in the state that a resumed run reads."""
+        self.finished = self.given_up = True
+        self.detach()
 
     def detach(self) -> None:
         """No longer act at optimizer steps, apart from holding masks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._perturbation.close()
+        self._hooks.detach()
 
-    @property
-    def targeted(self) -> list[str]:
-        """Names of the weights of the networks that are to be pruned."""
-        return [name for network in self.targets for name in self.weights.within(network)]
-
-    @property
-    def draw(self) -> int:
-        """The seed of the next change."""
-        return self.seed + self._n_changes
-
-    def _fires(self, progress: float, batches: Batches) -> str | None:
-        """:return: who says that pruning begins, or ``None``."""
-        when, latest = self.recipe.when, self.recipe.option("latest")
-        if not isinstance(when, str):
-            return "fixed" if progress >= when else None
-        if progress < min(self._next_check - 1e-9, latest):
-            return None
-        self._next_check = progress + 1.0 / CHECKS
-        if when == "epi":
-            fires = self._trigger.check(self.plan(as_target(self.targets), batches()).widths_after)
-        else:
-            fires = self._trigger.check()
-        return when if fires and progress >= self.recipe.option("earliest") else "latest" if progress >= latest else None
-
-    def _waits(self, x: float) -> bool:
-        """:return: whether nothing is due yet: events have their times, what moves goes by optimizer steps"""
-        if self._has_events:
-            return self.due(x) == self.due(self._acted)
-        return max(self.steps.values(), default=0) < self.every
-
-    def _perturb(self) -> None:
-        """Switch on what acts on weights while they are trained."""
-        if self.recipe.perturbation == "bridgeout":
-            self._perturbation.enter_context(bridgeout(self._root, self.targeted))
-
-    def _after_step(self, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self.steps[id(optimizer)] = self.steps.get(id(optimizer), 0) + 1
-        self.fate.after_step(optimizer)
-
-    def due(self, x: float) -> dict[str, float]:
-        """:return: the share of the original that is to be gone when the share ``x`` of the schedule has passed."""
-        numbers = {name: self.recipe.option(name) for name in ("n_events", "n_phases", "start")}
-        return {name: scheduled_sparsity(self.recipe.schedule, share, x, **numbers) for name, share in self.targets.items()}
-
-    def steps_to(self, due: Mapping[str, float]) -> list[dict[str, float]]:
-        """:return: the sparsities of the steps of one event, by network."""
-        return inner_steps(due, self.recipe.inner, self.recipe.option("n_steps"))
-
-    def plan(self, target: Target, data: Sequence[Any], **changed: Any) -> PruningPlan:
-        """:return: a cut of units."""
-        return make_plan(self.subject_of(data), target, replace(self.settings, seed=self.draw, **changed))
-
-    def saliency(self, subject: Subject, keep: Keep, dense: Mapping[str, th.Tensor] | None = None) -> dict[str, th.Tensor]:
-        """:return: scores of single weights, of which some are masked; ``dense`` are those without masks."""
-        return self.weights.saliency(
-            subject, self.settings.criterion, self.draw, keep, self.initial or None, dense, self.targets
-        )
-
-    def choose(
-        self, scores: Mapping[str, th.Tensor], sparsity: Mapping[str, float], among: Keep | None = None
-    ) -> dict[str, th.Tensor]:
-        """:return: masks of single weights by the recipe's scope; of those in ``among``, where it is given."""
-        keep = self.weights.select(scores, sparsity, self.recipe.scope, among)
-        return self.weights.shuffled(keep, self.recipe.scope, self.draw, among) if self.recipe.option("shuffle") else keep
-
-    _STATE = ("begun", "decided_by", "finished", "seconds", "_n_changes", "_acted", "_next_check")
-
-    def in_order(self, counts: Mapping[int, int]) -> list[int]:
-        """:return: counts by the optimizers' ``id``, in the order of the optimizers: ids mean nothing in another process."""
-        return [counts.get(id(optimizer), 0) for optimizer in self._optimizers]
-
-    def by_optimizer(self, counts: Sequence[int]) -> dict[int, int]:
-        """:return: the reverse of :meth:`in_order`."""
-        return {id(optimizer): count for optimizer, count in zip(self._optimizers, counts, strict=True)}
+    def _after_step(self, optimizer: th.optim.Optimizer, pace: int) -> None:
+        factor = self.strategy.factor(pace)
+        if factor < 1.0:
+            multiply(optimizer, self._trained, self.strategy.kept(self.weights, self.targets, self.recipe.scope), factor)
 
     def state_dict(self) -> dict[str, Any]:
         """:return: what a resumed run has to know: plain values, and tensors on the CPU."""
         return {
-            **{name: getattr(self, name) for name in self._STATE},
-            "steps": self.in_order(self.steps),
-            "fate": self.fate.state_dict(),
-            "initial": {name: tensor.cpu() for name, tensor in self.initial.items()},
-            "trigger": None if self._trigger is None else self._trigger.state_dict(),
+            "version": VERSION,
+            "timetable": self.timetable.state_dict(),
+            "strategy": self.strategy.state_dict(),
+            "finished": self.finished,
+            "given_up": self.given_up,
+            "outcome": self.outcome.state_dict(),
+            "initial": {name: tensor.cpu() for name, tensor in self._initial.items()},
+            "hooks": self._hooks.state_dict(),
+            "n_changes": self._n_changes,
+            "seconds": self.seconds,
         }
+
+    def go_on(self, n_done: int, begun: float, decided_by: str, gone: Mapping[str, float]) -> None:
+        """
+        Go on after events of which only this is known; to be called before :meth:`start`.
+
+        :param n_done: number of events that have happened.
+        :param begun: when the first one did.
+        :param decided_by: what said so.
+        :param gone: share of the original that is gone, by network (or in ``"total"``).
+        """
+        timetable = self.timetable
+        timetable.n_done, timetable.begun, timetable.decided_by = 0 if self.moves else n_done, begun, decided_by
+        self.outcome.removed, self._n_changes = dict(gone), n_done
 
     def load_state_dict(self, state: Mapping[str, Any], subject: Subject) -> None:
         """
@@ -255,12 +285,14 @@ class SparseTraining:
         :param subject: what is pruned, with the weights of then.
         :raises PruningError: it is of another network.
         """
+        self.outcome.removed = dict(state["outcome"]["removed"])  # before the start, which asks what is left to do
         self.start(subject)
-        if self._trigger is not None:
-            self._trigger.load_state_dict(state["trigger"])
-        for name in self._STATE:
-            setattr(self, name, state[name])
-        self.steps, self.initial = self.by_optimizer(state["steps"]), dict(state["initial"])
-        self.fate.load_state_dict(state["fate"], subject)
+        self.timetable.load_state_dict(state["timetable"])
+        self.strategy.load_state_dict(state["strategy"])
+        self.outcome.load_state_dict(state["outcome"], subject)
+        self._initial = dict(state["initial"])
+        self._hooks.load_state_dict(state["hooks"])
+        self.finished, self.given_up = state["finished"], state["given_up"]
+        self._n_changes, self.seconds = state["n_changes"], state["seconds"]
         if self.finished:
             self.detach()

@@ -18,6 +18,9 @@ from torch.optim import Optimizer
 from rl_crop.core.graph.groups import Group, Slot, module_of, named_tensors
 from rl_crop.core.model import Subject
 
+PERTURBATIONS = ("none", "bridgeout", "gate_l1")
+"""Names: :func:`bridgeout` acts while an engine runs, :func:`gate_l1` in the driver ``"tick_tock"``."""
+
 Function = Callable[[th.Tensor, bool], th.Tensor]
 """What a layer computes with, of its parameter and of whether the layer is in training mode."""
 

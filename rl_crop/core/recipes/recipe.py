@@ -3,60 +3,99 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.importance.context import Criterion
-from rl_crop.core.importance.criteria import BY_UNIT
+from rl_crop.core.importance.criteria import BY_UNIT, needs_data
+from rl_crop.core.masking.distributions import ELEMENT_SCOPES
+from rl_crop.core.masking.regrowth import REGROW
+from rl_crop.core.pruning.allocation import SCOPES
 from rl_crop.core.pruning.compensation import COMPENSATIONS
+from rl_crop.core.pruning.schedules import INNER, SCHEDULES, Schedule, ScheduleOptions
 from rl_crop.core.pruning.settings import check_choices
-from rl_crop.core.recipes.triggers import SETTLED
+from rl_crop.core.recipes.perturbation import PERTURBATIONS
+from rl_crop.core.recipes.strategies import STRATEGIES, Strategy, StrategyOptions
+from rl_crop.core.recipes.triggers import TRIGGERS, TriggerOptions
 
-SCOPES = ("network", "layer", "er", "erk", "global")
-SCHEDULES = ("once", "gradual", "cubic", "alternating", "constant")
-INNER = ("none", "halving", "exponential")
-WHEN = ("lazy", "distance", "distance_released", "epi")
-FATES = ("removed", "zero", "revive", "shrink", "growing_l2")
-MASKING = ("zero", "revive", "shrink")
-REGROW = ("none", "gradient", "random")
-PERTURBATIONS = ("none", "bridgeout", "gate_l1")
-DRIVERS = ("single", "rounds", "population", "phases", "tick_tock", "meta", "learned_scores")
-OF_UNITS = {
-    "tick_tock": True, "meta": True, "phases": False, "learned_scores": False, "rounds": False, "population": False,
-}  # fmt: skip
-"""Whether a driver prunes units or single weights, where it cannot do both (what goes back to earlier weights must mask)."""
-SCORES = {"tick_tock": "gates", "meta": "encoder", "learned_scores": "learned"}
-"""Drivers that score by themselves, and what reports call their criterion."""
+T = TypeVar("T")
 
-OPTIONS: dict[str, Any] = {
-    "n_events": 4,  # events of schedule="gradual"
-    "n_steps": 7,  # inner steps of inner="exponential"
-    "n_phases": 5,  # sparse phases of schedule="alternating", the last one of which stays
-    "every": 100,  # optimizer steps between two moves of masks, or changes of a penalty
-    "start": 0.0,  # sparsity that schedule="cubic" begins with
-    "start_scope": "network",  # scope of a random start
-    "share": 0.3,  # of the kept weights that are dropped and regrown at first; falls by a cosine
-    "share_end": 0.0,  # what it falls to
-    "alpha": 0.95,  # what fate="shrink" multiplies losers by at every step
-    "equal": 0.0,  # share of every weight's size that fate="growing_l2" takes before it chooses (GReg-2)
-    "threshold": 0.983,  # of when="epi"
-    "kappa": SETTLED,  # of when="lazy"
-    "earliest": 0.0,  # share of the run before which a trigger does not fire
-    "latest": 0.5,  # share of the run at which a trigger fires at the latest
-    "shuffle": False,  # keep as many in each layer as the criterion says, chosen at random
-    "n_batches": 8,  # scoring batches
-    "min_units": 1,  # units that stay in every layer, or weights in every layer and output ranked with others
-    "rate": 0.2,  # share of what is left that a round removes
-    "rewind": 0.0,  # share of the run that later rounds go back to
-    "n_candidates": 8,  # of driver="population"
-    "trial": 0.1,  # share of the run that a candidate trains before it is judged
-    "choosing": 0.2,  # share of the run in which gates or scores are trained to choose (tick_tock, learned_scores)
-    "l1": 0.1,  # strength of perturbation="gate_l1"
-    "groups": (),  # modules that driver="phases" prunes one after the other; the networks where empty
-    "n_rounds": 20,  # of each phase
-    "n_subsets": 16,  # batches that driver="meta" learns from
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """
+    Numbers of scoring and choosing.
+
+    :param n_batches: scoring batches.
+    :param min_units: units that stay in every layer, or weights in every layer and output ranked with others.
+    :param shuffle: keep as many in each layer as the criterion says, chosen at random.
+    """
+
+    n_batches: int = 8
+    min_units: float = 1
+    shuffle: bool = False
+
+
+@dataclass(frozen=True)
+class DriverOptions:
+    """
+    Numbers of outer loops.
+
+    :param rate: share of what is left that a round removes.
+    :param rewind: share of the run that later rounds go back to.
+    :param n_candidates: of ``"population"``.
+    :param trial: share of the run that a candidate trains before it is judged.
+    :param choosing: share of the run in which gates or scores are trained to choose (``"tick_tock"``, ``"learned_scores"``).
+    :param l1: strength of ``perturbation="gate_l1"``.
+    :param groups: modules that ``"phases"`` prunes one after the other; the networks where empty.
+    :param n_rounds: of each phase.
+    :param n_subsets: batches that ``"meta"`` learns from.
+    """
+
+    rate: float = 0.2
+    rewind: float = 0.0
+    n_candidates: int = 8
+    trial: float = 0.1
+    choosing: float = 0.2
+    l1: float = 0.1
+    groups: tuple[str, ...] = ()
+    n_rounds: int = 20
+    n_subsets: int = 16
+
+
+OPTION_KINDS = (ScheduleOptions, TriggerOptions, StrategyOptions, ScoringOptions, DriverOptions)
+OPTIONS: dict[str, Any] = {option.name: option.default for kind in OPTION_KINDS for option in fields(kind)}
+"""Options of all parts, with their defaults; each is told of in the class of its part."""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """
+    What is known of an outer loop before it is needed.
+
+    :param module: of ``rl_crop.core.recipes``, where the function of the same name is.
+    :param structured: whether it prunes units or single weights, where it cannot do both (what goes back to earlier weights
+        must mask).
+    :param scores: what reports call its criterion, where it scores by itself.
+    :param goes_back: whether it goes back to earlier weights.
+    """
+
+    module: str
+    structured: bool | None = None
+    scores: str = ""
+    goes_back: bool = False
+
+
+DRIVERS: dict[str, Driver] = {
+    "single": Driver("drivers"),
+    "rounds": Driver("drivers", structured=False, goes_back=True),
+    "population": Driver("drivers", structured=False, goes_back=True),
+    "phases": Driver("systems.early_exits", structured=False),
+    "tick_tock": Driver("systems.gate_decorators", structured=True, scores="gates"),
+    "meta": Driver("systems.stamp", structured=True, scores="encoder"),
+    "learned_scores": Driver("systems.hydra", structured=False, scores="learned"),
 }
-"""Options of the parts, with their defaults."""
+"""Outer loops by name."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +104,23 @@ class Recipe:
     A pruning method; all values are plain.
 
     :param criterion: which weights or units matter: a name in :data:`~rl_crop.core.importance.criteria.CRITERIA`, or a
-        function; by default ``"crop"``, or what a driver in :data:`SCORES` scores by.
+        function; by default ``"crop"``, or what a driver scores by.
     :param structured: whether units are chosen, or single weights.
     :param scope: among whom: ``"network"``, ``"layer"``, ``"global"``; for weights also ``"er"`` and ``"erk"``.
-    :param schedule: how much, when asked: ``"once"``; ``"gradual"`` (events, geometric); ``"cubic"``; ``"alternating"``
-        (sparse and dense in turn); ``"constant"`` (as sparse as asked from the start).
+    :param schedule: how much, when asked: a name in :data:`~rl_crop.core.pruning.schedules.SCHEDULES`: ``"once"``;
+        ``"gradual"`` (events, geometric); ``"cubic"``; ``"alternating"`` (sparse and dense in turn); ``"constant"`` (as sparse
+        as asked from the start).
     :param inner: steps within one event, scored anew at each: ``"none"``, ``"halving"``, ``"exponential"``.
-    :param when: from when: a share of the run in [0, 1], or a trigger (``"lazy"``, ``"distance"``,
-        ``"distance_released"``, ``"epi"``).
-    :param until: the share of the run at which a schedule ends.
-    :param fate: what becomes of the losers: ``"removed"``; ``"zero"`` for good; zero but they may ``"revive"``;
-        ``"shrink"``; ``"growing_l2"``; or a class like those of :data:`~rl_crop.core.recipes.strategies.FATES`.
+    :param when: from when: a name in :data:`~rl_crop.core.recipes.triggers.TRIGGERS`, a share of the run in [0, 1], or an int,
+        in the time of the loop (timesteps of an agent).
+    :param until: when a schedule ends; a share or an int likewise.
+    :param strategy: what happens to losers: ``"removed"``; ``"zero"`` for good; zero but they may ``"revive"``;
+        ``"shrink"``; ``"growing_l2"``; or a class like those of :data:`~rl_crop.core.recipes.strategies.STRATEGIES`.
     :param regrow: what comes back: ``"none"``, ``"gradient"``, ``"random"``.
     :param perturbation: what else acts on weights while training: ``"none"``, ``"bridgeout"``, ``"gate_l1"``.
-    :param driver: the outer loop: a name in :data:`~rl_crop.core.recipes.drivers.DRIVERS`, or a function like those.
+    :param driver: the outer loop: a name in :data:`DRIVERS`, or a function like those.
     :param compensation: what repairs a cut of units.
-    :param options: numbers of the parts, by name in :data:`OPTIONS`.
+    :param options: numbers of the parts, by name in :data:`OPTIONS`, where they are not the default.
     :param source: where the method comes from.
     :param in_rl: what is off in reinforcement learning.
     :raises PruningError: a value is none of these, or two of them contradict each other.
@@ -93,7 +133,7 @@ class Recipe:
     inner: str = "none"
     when: str | float = 0.0
     until: float = 1.0
-    fate: str | Callable[..., Any] = "removed"
+    strategy: str | type[Strategy] = "removed"
     regrow: str = "none"
     perturbation: str = "none"
     driver: str | Callable[..., Any] = "single"
@@ -103,53 +143,62 @@ class Recipe:
     in_rl: str = ""
 
     def __post_init__(self) -> None:
-        own = SCORES.get(self.driver) if isinstance(self.driver, str) else None
+        own = DRIVERS[self.driver].scores if self.driver in DRIVERS else ""
         if not self.criterion:
             object.__setattr__(self, "criterion", own or "crop")
         elif self.criterion != (own or self.criterion):
             raise PruningError(f"criterion={self.criterion!r}: driver={self.driver!r} scores by {own!r}, and takes no other.")
-        choices = {
-            "scope": SCOPES, "schedule": SCHEDULES, "inner": INNER, "fate": FATES, "regrow": REGROW,
-            "perturbation": PERTURBATIONS, "driver": DRIVERS, "compensation": COMPENSATIONS,
+        choices: dict[str, Any] = {
+            "scope": dict.fromkeys((*SCOPES, *ELEMENT_SCOPES)), "schedule": SCHEDULES, "inner": INNER, "strategy": STRATEGIES,
+            "regrow": REGROW, "perturbation": PERTURBATIONS, "driver": DRIVERS, "compensation": COMPENSATIONS,
         }  # fmt: skip
         named = {name: allowed for name, allowed in choices.items() if not callable(getattr(self, name))}
-        check_choices({name: (getattr(self, name), allowed) for name, allowed in named.items()})
+        check_choices({name: (getattr(self, name), list(allowed)) for name, allowed in named.items()})
         if isinstance(self.when, str):
-            check_choices({"when": (self.when, WHEN)})
+            check_choices({"when": (self.when, list(TRIGGERS))})
         for name, time in {"when": self.when, "until": self.until}.items():
-            if not isinstance(time, str) and (
-                isinstance(time, bool) or not isinstance(time, Real) or not 0 <= float(time) <= 1
-            ):
-                raise PruningError(f"{name}={time!r} must be a share of the run in [0, 1].")
-        if not isinstance(self.when, str) and self.schedule != "once" and self.until < self.when:
+            _check_time(name, time)
+        times = isinstance(self.when, float) and isinstance(self.until, float)
+        if times and self.schedule != "once" and self.until < self.when:  # type: ignore[operator]
             raise PruningError(f"until={self.until} is before when={self.when}.")
         unknown = sorted(set(self.options) - set(OPTIONS))
         if unknown:
             raise PruningError(f"Unknown options {unknown}: there are {sorted(OPTIONS)}.")
+        for kind in OPTION_KINDS:
+            self.of(kind)
         for wrong, why in self._contradictions().items():
             if why:
                 raise PruningError(f"{wrong}: {why}")
 
     def _contradictions(self) -> dict[str, bool | str]:
-        masks = self.fate in MASKING or self.regrow != "none"
-        moving = self.schedule in ("cubic", "alternating", "constant") and self.fate in ("removed", *MASKING)
-        units, gates = self.structured, self.perturbation == "gate_l1"
-        of_units = OF_UNITS.get(self.driver, units) if isinstance(self.driver, str) else units
-        goes_back = self.driver in ("rounds", "population") and self.fate not in ("zero", "revive")
+        units, strategy, gates = self.structured, self.chosen_strategy, self.perturbation == "gate_l1"
+        driver = DRIVERS.get(self.driver, Driver("")) if isinstance(self.driver, str) else Driver("")
+        masks = (strategy.masks and self.strategy != "growing_l2") or self.regrow != "none"
+        moving = self.schedule in ("cubic", "alternating", "constant") and self.strategy != "growing_l2"
+        of_units = units if driver.structured is None else driver.structured
+        goes_back = driver.goes_back and self.strategy not in ("zero", "revive")
         regrows, lasts = self.regrow != "none", self.schedule in ("cubic", "constant")
+        shrinks = self.strategy == "shrink" and self.criterion != "magnitude"
         return {
-            "structured=True": units and (masks or moving) and "units only go for good: by fate='removed' or 'growing_l2'.",
-            "structured=False": not units and self.fate == "removed" and "weights are masked: use fate='zero'.",
-            f"scope={self.scope!r}": units and self.scope in ("er", "erk") and "these densities are of weights.",
+            "structured=True": units
+            and (masks or moving)
+            and "units only go for good: by strategy='removed' or 'growing_l2'.",
+            "structured=False": not units and not strategy.masks and "weights are masked: use strategy='zero'.",
+            f"scope={self.scope!r}": units and self.scope not in SCOPES and "these densities are of weights.",
+            f"scope={self.scope!r} ": not units and self.scope not in ELEMENT_SCOPES and "it ranks units.",
             f"criterion={self.criterion!r}": not units and self.criterion in BY_UNIT and "it ranks whole units.",
             f"regrow={self.regrow!r}": regrows and not lasts and "it needs schedule='constant' or 'cubic'.",
-            "fate='shrink'": self.fate == "shrink" and self.criterion != "magnitude" and "it needs criterion='magnitude'.",
+            "strategy='shrink'": shrinks and "it needs criterion='magnitude'.",
             "perturbation='gate_l1'": gates and self.driver != "tick_tock" and "it needs driver='tick_tock'.",
             f"driver={self.driver!r}": of_units != units and f"it needs structured={not units}.",
-            f"driver={self.driver!r} with fate={self.fate!r}": goes_back and "it goes back to earlier weights: use 'zero'.",
-            "min_units": not units and isinstance(self.option("min_units"), float) and "of weights it must be an integer.",
-            "when='epi'": self.when == "epi" and not units and "it compares counts of units.",
-            "schedule='alternating'": self.schedule == "alternating" and self.fate != "revive" and "it needs fate='revive'.",
+            f"driver={self.driver!r} with strategy={self.strategy!r}": goes_back
+            and "it goes back to earlier weights: use 'zero'.",
+            "min_units": not units
+            and isinstance(self.of(ScoringOptions).min_units, float)
+            and "of weights it must be an integer.",
+            "schedule='alternating'": self.schedule == "alternating"
+            and not strategy.revives
+            and "it needs strategy='revive'.",
         }
 
     @property
@@ -158,6 +207,34 @@ class Recipe:
         values = {part.name: getattr(self, part.name) for part in fields(self) if part.name not in ("source", "in_rl")}
         return {part: value.__qualname__ if hasattr(value, "__qualname__") else str(value) for part, value in values.items()}
 
-    def option(self, name: str) -> Any:
-        """:return: an option's value: the recipe's own, or the default."""
-        return self.options.get(name, OPTIONS[name])
+    @property
+    def chosen_strategy(self) -> type[Strategy]:
+        """The strategy's class."""
+        return STRATEGIES[self.strategy] if isinstance(self.strategy, str) else self.strategy
+
+    @property
+    def chosen_schedule(self) -> Schedule:
+        """The schedule."""
+        return SCHEDULES[self.schedule]
+
+    @property
+    def n_events(self) -> int | None:
+        """How many events it has; ``None`` where masks move, or weights shrink, all the time."""
+        count = self.chosen_schedule.n_events
+        return None if count is None or self.chosen_strategy.continuous else count(self.of(ScheduleOptions))
+
+    @property
+    def begins_without_data(self) -> bool:
+        """Whether its first change looks at no scoring batches."""
+        return not needs_data(self.criterion) and self.compensation == "none"
+
+    def of(self, kind: type[T]) -> T:
+        """:return: the options of one part, an instance of a class in :data:`OPTION_KINDS`."""
+        names = {option.name for option in fields(kind)}  # type: ignore[arg-type]
+        return kind(**{name: value for name, value in self.options.items() if name in names})
+
+
+def _check_time(name: str, time: Any) -> None:
+    number = isinstance(time, Real) and not isinstance(time, bool)
+    if not isinstance(time, str) and (not number or time < 0 or (not isinstance(time, int) and time > 1)):
+        raise PruningError(f"{name}={time!r} must be a share of the run in [0, 1], or an int in the loop's own time.")

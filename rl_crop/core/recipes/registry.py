@@ -9,10 +9,10 @@ CROP = "Rachwan et al., Winning the Lottery Ahead of Time, ICML 2022"
 OWN = "rl_crop's own"
 RETHINKING = "Rethinking Sparse Optimization, 2023"
 NOISY = "a mini-batch gradient of RL is mostly noise: average many batches"
-LAZY = "a step of 1 - sparsity is one that every actor takes at once: PruningCallback uses when='lazy' instead"
+LAZY = "a step of 1 - sparsity is one that every actor takes at once, so that `earliest` decides: give when='lazy' instead"
 AT_0 = "at the start there is no data: on-policy the first rollout decides, off-policy the replay at learning_starts"
 MASKED = "nothing runs faster; masks change at rollouts, at least 250 (on-policy) or 1000 (off-policy) optimizer steps apart"
-EPI = "the thresholds were set on images; PruningCallback looks between 10 and 30 % of the run, unless told otherwise"
+EPI = "the thresholds were set on images"
 PHASES = "nothing runs faster; phases begin at rollouts"
 ROUNDS = "every round is a whole training run: run_recipe with a task, no callback"
 TRAINED = "there is no trained net to start from: the run's first part, until `when`, trains one"
@@ -25,17 +25,17 @@ def _units(criterion: str, **parts: Any) -> Recipe:
 
 
 def _weights(criterion: str, **parts: Any) -> Recipe:
-    return Recipe(criterion, structured=False, **{"fate": "zero", **parts})
+    return Recipe(criterion, structured=False, **{"strategy": "zero", **parts})
 
 
 def _dynamic(regrow: str, **parts: Any) -> Recipe:
     """Sparse from the start; a share of the least weights moves."""
-    return _weights("magnitude", scope="erk", schedule="constant", until=0.75, fate="revive", regrow=regrow, **parts)
+    return _weights("magnitude", scope="erk", schedule="constant", until=0.75, strategy="revive", regrow=regrow, **parts)
 
 
 def _growing(**options: Any) -> Recipe:
     return _units(
-        "filter_l1", scope="layer", schedule="constant", when=0.5, until=0.9, fate="growing_l2",
+        "filter_l1", scope="layer", schedule="constant", when=0.5, until=0.9, strategy="growing_l2",
         options={"every": 5, **options}, source="Wang et al., Growing Regularization, ICLR 2021", in_rl=TRAINED,
     )  # fmt: skip
 
@@ -66,7 +66,7 @@ RECIPES: dict[str, Recipe] = {
         in_rl="nothing: it needs no data",
     ),
     "force": _weights(
-        "force", inner="exponential", fate="revive", options={"n_steps": 20}, source="de Jorge et al., FORCE, ICLR 2021",
+        "force", inner="exponential", strategy="revive", options={"n_steps": 20}, source="de Jorge et al., FORCE, ICLR 2021",
         in_rl=f"{AT_0}; {NOISY}",
     ),
     "random_uniform": _weights("random", scope="layer", source="Liu et al., Random Pruning, ICLR 2022", in_rl=IN_PLACE),
@@ -96,15 +96,15 @@ RECIPES: dict[str, Recipe] = {
         "gradient", source=RETHINKING, in_rl=f"{MASKED}; longer runs, label smoothing and averaging are the trainer's"
     ),
     "acdc": _weights(
-        "magnitude", schedule="alternating", when=0.1, until=0.8, fate="revive", source="Peste et al., AC/DC, NeurIPS 2021",
-        in_rl=PHASES,
+        "magnitude", schedule="alternating", when=0.1, until=0.8, strategy="revive",
+        source="Peste et al., AC/DC, NeurIPS 2021", in_rl=PHASES,
     ),
     "acdc_pp": _weights(
-        "magnitude", scope="layer", schedule="alternating", when=0.1, until=0.8, fate="revive", source=RETHINKING,
+        "magnitude", scope="layer", schedule="alternating", when=0.1, until=0.8, strategy="revive", source=RETHINKING,
         in_rl=f"{PHASES}; longer runs, label smoothing and averaging are the trainer's",
     ),
     "iss_p": _weights(
-        "magnitude", scope="layer", schedule="constant", until=0.8, fate="shrink",
+        "magnitude", scope="layer", schedule="constant", until=0.8, strategy="shrink",
         source="Bai et al., Iterative Soft Shrinkage, ICCV 2023",
         in_rl="under Adam the shrinking is coupled to the learning rate, as in any task",
     ),
@@ -166,7 +166,7 @@ def resolve_recipe(recipe: Recipe | str) -> Recipe:
 
 def recipe_tables() -> str:
     """:return: all recipes as two Markdown tables: what each is made of; where it comes from, and what is off in RL."""
-    columns = ["recipe", "criterion", "what, among", "schedule (inner)", "when, until", "fate", "regrow", "other"]
+    columns = ["recipe", "criterion", "what, among", "schedule (inner)", "when, until", "strategy", "regrow", "other"]
     parts, notes = [columns, ["---"] * len(columns)], [["recipe", "source", "what is off in RL"], ["---"] * 3]
     for name, recipe in RECIPES.items():
         inner = "" if recipe.inner == "none" else f" ({recipe.inner})"
@@ -178,7 +178,7 @@ def recipe_tables() -> str:
         regrow = "" if recipe.regrow == "none" else recipe.regrow
         parts.append(
             [f"`{name}`", str(recipe.criterion), f"{kind}, {recipe.scope}", recipe.schedule + inner, f"{recipe.when}{until}",
-             str(recipe.fate), regrow, ", ".join(other)]
+             str(recipe.strategy), regrow, ", ".join(other)]
         )  # fmt: skip
         notes.append([f"`{name}`", recipe.source, recipe.in_rl])
     tables = ["\n".join("| " + " | ".join(row) + " |" for row in table) for table in (parts, notes)]

@@ -1,19 +1,54 @@
 """When to cut: rules that watch a run from check to check."""
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch as th
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.recipes.indicator import STABLE, EarlyPruningIndicator, Propose
 
 SETTLED = 0.03
 """Default κ of :class:`LazyTrigger`."""
-STABLE = 0.983
-"""Threshold of :class:`EarlyPruningIndicator` for proposals by magnitude (by gradient 0.944)."""
+
+
+@dataclass(frozen=True)
+class TriggerOptions:
+    """
+    Numbers of triggers, and the bounds between which they decide.
+
+    :param earliest: a trigger does not fire before: a share of the run (float), or a time of the loop's own (int).
+    :param latest: at this time the cut comes, whatever the trigger says.
+    :param kappa: κ of ``"lazy"``, in (0, 1].
+    :param threshold: of ``"epi"``.
+    :raises PruningError: κ is not in (0, 1].
+    """
+
+    earliest: float = 0.1
+    latest: float = 0.3
+    kappa: float = SETTLED
+    threshold: float = STABLE
+
+    def __post_init__(self) -> None:
+        check_kappa(self.kappa)
+
+
+class Trigger(Protocol):
+    """Looks at a run from check to check, at equal intervals, and says when to prune."""
+
+    def look(self, propose: Propose) -> bool:
+        """:return: whether to prune now."""
+
+    def readings(self) -> dict[str, float]:
+        """:return: what it sees, for a log."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """:return: what a later part of the run has to know: plain values, and tensors on the CPU."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; a ``PruningError`` where it does not fit."""
 
 
 class _Watch:
@@ -32,10 +67,11 @@ class _Watch:
             setattr(self, counter, dict.fromkeys(self.parameters, 0.0))
         self.distance: dict[str, float]
 
-    def check(self) -> bool:
+    def look(self, propose: Propose) -> bool:
         """
         Look at the weights once.
 
+        :param propose: is not needed.
         :return: whether every network has settled, now or at an earlier check running on to now.
         """
         for name, tensors in self.parameters.items():
@@ -46,7 +82,7 @@ class _Watch:
             distance = float((now - start).norm() / start.norm().clamp_min(1e-30))
             step = abs(distance - self.distance[name])
             self.distance[name] = distance
-            self._look(name, step, now)
+            self._moved(name, step, now)
         return bool(self.parameters) and all(self._settled(name) for name in self.parameters)
 
     def _begin(self, name: str, now: th.Tensor) -> None:
@@ -54,11 +90,15 @@ class _Watch:
         for counter in self.counters:
             getattr(self, counter)[name] = 0.0
 
-    def _look(self, name: str, step: float, now: th.Tensor) -> None:
+    def _moved(self, name: str, step: float, now: th.Tensor) -> None:
         raise NotImplementedError
 
     def _settled(self, name: str) -> bool:
         raise NotImplementedError
+
+    def readings(self) -> dict[str, float]:
+        """:return: by network, how far its weights have gone, d_t."""
+        return {f"distance/{name}": value for name, value in self.distance.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """:return: what has been seen so far, by network: numbers, and θ_0 as a tensor on the CPU."""
@@ -103,7 +143,7 @@ class LazyTrigger(_Watch):
         self.below: dict[str, int]
         self.ratio: dict[str, float] = dict.fromkeys(self.parameters, 1.0)
 
-    def _look(self, name: str, step: float, now: th.Tensor) -> None:
+    def _moved(self, name: str, step: float, now: th.Tensor) -> None:
         if step == 0.0 and self.largest[name] == 0.0:
             return  # not trained yet (a replay buffer that is still filling)
         self.largest[name] = max(self.largest[name], step)
@@ -112,6 +152,10 @@ class LazyTrigger(_Watch):
 
     def _settled(self, name: str) -> bool:
         return self.below[name] >= self.patience
+
+    def readings(self) -> dict[str, float]:
+        """:return: by network, how far its weights have gone, and the latest step as a share of the largest."""
+        return super().readings() | {f"ratio/{name}": value for name, value in self.ratio.items()}
 
 
 class DistanceTrigger(_Watch):
@@ -152,7 +196,7 @@ class DistanceTrigger(_Watch):
             return rest
         return self.first[name] * (min(max(rest - 0.1, rest / 2), 0.99) if self.structured else rest)
 
-    def _look(self, name: str, step: float, now: th.Tensor) -> None:
+    def _moved(self, name: str, step: float, now: th.Tensor) -> None:
         if step == 0.0 and self.distance[name] == 0.0 and not self.n_checks[name]:
             return  # not trained yet
         self.n_checks[name] += 1
@@ -165,19 +209,6 @@ class DistanceTrigger(_Watch):
 
     def _settled(self, name: str) -> bool:
         return bool(self.small[name])
-
-
-def weight_trigger(
-    rule: str,
-    parameters: Mapping[str, Sequence[th.Tensor]],
-    sparsity: float | Mapping[str, float],
-    structured: bool = True,
-    kappa: float = SETTLED,
-) -> LazyTrigger | DistanceTrigger:
-    """:return: the trigger called ``"lazy"``, ``"distance"`` or ``"distance_released"``, watching from now on."""
-    if rule == "lazy":
-        return LazyTrigger(parameters, kappa)
-    return DistanceTrigger(parameters, sparsity, rule == "distance_released", structured)
 
 
 def check_kappa(kappa: Any) -> float:
@@ -195,54 +226,29 @@ def _flat(tensors: Sequence[th.Tensor]) -> th.Tensor:
     return th.cat([tensor.detach().flatten() for tensor in tensors])
 
 
-class EarlyPruningIndicator:
+@dataclass(frozen=True)
+class Watched:
     """
-    Fires when the widths that pruning would leave no longer change (EPI, "When to Prune?", CVPR 2022).
+    What a trigger is made of.
 
-    Ψ of two proposals is 1 − the mean over layers of |n₁ − n₂| / (n₁ + n₂). The indicator is the mean Ψ of a proposal
-    with the five before it; it fires at or above a threshold, and not below any of its own five last values.
-
-    :param threshold: the threshold.
-    :param memory: how many earlier proposals are compared.
+    :param parameters: by network, the prunable parameters.
+    :param sparsity: by network, to end with.
+    :param structured: whether units are pruned.
+    :param options: numbers.
     """
 
-    def __init__(self, threshold: float = STABLE, memory: int = 5) -> None:
-        self.threshold, self.memory = threshold, memory
-        self.proposals: deque[dict[str, int]] = deque(maxlen=memory)
-        self.values: deque[float] = deque(maxlen=memory)
-        self.value = 0.0
-
-    def check(self, widths: Mapping[str, int]) -> bool:
-        """
-        Look at one proposal.
-
-        :param widths: kept units by layer.
-        :return: whether to prune now.
-        """
-        similar = [structure_similarity(widths, earlier) for earlier in self.proposals]
-        self.proposals.append(dict(widths))
-        if len(similar) < self.memory:
-            return False
-        self.value = float(np.mean(similar))
-        fires = len(self.values) == self.memory and self.value >= max(self.threshold, *self.values)
-        self.values.append(self.value)
-        return fires
-
-    def state_dict(self) -> dict[str, Any]:
-        """:return: what has been seen so far: proposals, oldest first, and the indicator's values."""
-        proposals = [dict(widths) for widths in self.proposals]
-        return {"proposals": proposals, "values": list(self.values), "value": self.value}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """
-        Go on from what another indicator has seen.
-
-        :param state: its :meth:`state_dict`.
-        """
-        self.proposals, self.values = deque(state["proposals"], self.memory), deque(state["values"], self.memory)
-        self.value = state["value"]
+    parameters: Mapping[str, Sequence[th.Tensor]]
+    sparsity: Mapping[str, float]
+    structured: bool = True
+    options: TriggerOptions = TriggerOptions()
 
 
-def structure_similarity(first: Mapping[str, int], second: Mapping[str, int]) -> float:
-    """:return: Ψ of two structures: 1 where every layer keeps as many units in both."""
-    return 1.0 - float(np.mean([abs(n - second[name]) / max(n + second[name], 1) for name, n in first.items()]))
+TRIGGERS: dict[str, Callable[[Watched], Trigger]] = {
+    "lazy": lambda watched: LazyTrigger(watched.parameters, watched.options.kappa),
+    "epi": lambda watched: EarlyPruningIndicator(watched.options.threshold),
+    "distance": lambda watched: DistanceTrigger(watched.parameters, watched.sparsity, structured=watched.structured),
+    "distance_released": lambda watched: DistanceTrigger(
+        watched.parameters, watched.sparsity, released=True, structured=watched.structured
+    ),
+}
+"""Triggers by name, watching from now on."""

@@ -5,12 +5,11 @@ import torch as th
 
 from rl_crop.core.masking.regrowth import drop_and_grow, regrown_share
 from rl_crop.core.recipes.drivers import run_recipe
-from rl_crop.core.recipes.engine import SparseTraining
+from rl_crop.core.recipes.engine import PruningEngine
 from rl_crop.core.recipes.recipe import Recipe
 from rl_crop.core.recipes.registry import RECIPES
-from rl_crop.core.recipes.strategies import Masked
 from tests.zoo.networks import batches, mlp
-from tests.zoo.tasks import SmallTask
+from tests.zoo.tasks import SmallTask, watch_changes
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 1.0])
@@ -36,18 +35,6 @@ def test_the_share_falls_along_half_a_cosine():
     assert regrown_share(0.3, 0.0, 0.25) == pytest.approx(0.15 * (1 + math.cos(math.pi / 4)))
 
 
-def seen_masks(monkeypatch):
-    """The masks after every change."""
-    seen, act = [], Masked.act
-
-    def watched(self, x, batches):
-        act(self, x, batches)
-        seen.append((x, {name: mask.clone() for name, mask in self.run.masks.keep.items()}))
-
-    monkeypatch.setattr(Masked, "act", watched)
-    return seen
-
-
 def task(steps=60):
     return SmallTask(mlp((6, 24, 16, 3)), batches((6,), 3, n=16, count=4), steps=steps)
 
@@ -59,7 +46,7 @@ def faster(name):
 
 @pytest.mark.parametrize("name", ["rigl", "set"])
 def test_dynamic_masks_keep_the_count_of_every_layer_while_they_move(name, monkeypatch):
-    seen = seen_masks(monkeypatch)
+    seen = watch_changes(monkeypatch)
     run_recipe(task(), faster(name), 0.8)
     counts = [{key: int(mask.sum()) for key, mask in masks.items()} for _, masks in seen]
     moved = [
@@ -73,7 +60,7 @@ def test_dynamic_masks_keep_the_count_of_every_layer_while_they_move(name, monke
 def test_rigl_grows_where_the_dense_gradient_is_largest():
     small = task()
     recipe = faster("rigl")
-    run = SparseTraining(recipe, 0.8, small.subject)
+    run = PruningEngine(recipe, 0.8, small.subject)
     run.update(0.0, lambda: small.data)
     before = {name: mask.clone() for name, mask in run.masks.keep.items()}
     small.train(0.2)
@@ -89,7 +76,7 @@ def test_rigl_grows_where_the_dense_gradient_is_largest():
 
 def test_what_is_regrown_starts_at_zero_with_fresh_moments():
     small = task()
-    run = SparseTraining(faster("set"), 0.8, small.subject)
+    run = PruningEngine(faster("set"), 0.8, small.subject)
     run.update(0.0, lambda: small.data)
     before = {name: mask.clone() for name, mask in run.masks.keep.items()}
     small.train(0.2)
@@ -105,7 +92,7 @@ def test_what_is_regrown_starts_at_zero_with_fresh_moments():
 
 
 def test_granet_becomes_sparser_by_a_cubic_while_it_regrows(monkeypatch):
-    seen = seen_masks(monkeypatch)
+    seen = watch_changes(monkeypatch)
     run_recipe(task(), faster("granet"), 0.9)
     total = sum(mask.numel() for mask in seen[0][1].values())
     sparse = [1 - sum(int(mask.sum()) for mask in masks.values()) / total for _, masks in seen]

@@ -2,13 +2,14 @@ import pytest
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.pruning.schedules import (
+    INNER,
+    SCHEDULES,
+    ScheduleOptions,
     alternating_sparsity,
     cubic_sparsity,
     gradual_sparsities,
     halving_sparsities,
-    inner_sparsities,
     relative_sparsity,
-    scheduled_sparsity,
 )
 
 
@@ -61,15 +62,20 @@ def test_sparse_and_dense_phases_alternate_and_sparse_comes_last(n_phases):
 
 
 def test_steps_within_an_event_end_at_its_sparsity():
-    assert inner_sparsities(0.9, "none", 5) == [0.9] and inner_sparsities(0.9, "halving", 5) == halving_sparsities(0.9)
-    left = [1.0, *(1 - share for share in inner_sparsities(0.99, "exponential", 4))]
+    options = ScheduleOptions(n_steps=4)
+    assert INNER["none"](0.9, options) == [0.9] and INNER["halving"](0.9, options) == halving_sparsities(0.9)
+    left = [1.0, *(1 - share for share in INNER["exponential"](0.99, options))]
     assert [b / a for a, b in zip(left, left[1:], strict=False)] == pytest.approx([0.01**0.25] * 4)
 
 
 def test_a_schedule_says_what_is_gone_at_any_time():
+    options = ScheduleOptions(n_events=3, n_phases=2, start=0.1)
+
     def at(schedule, x):
-        return scheduled_sparsity(schedule, 0.9, x, n_events=3, n_phases=2, start=0.1)
+        return SCHEDULES[schedule].due(0.9, x, options)
 
     assert at("once", 0.0) == at("constant", 0.3) == 0.9 and at("cubic", 0.0) == pytest.approx(0.1)
     assert [at("gradual", x) for x in (0.0, 0.49, 0.5, 0.99, 1.0)] == [gradual_sparsities(0.9, 3)[n] for n in (0, 0, 1, 1, 2)]
     assert [at("alternating", x) for x in (0.0, 0.6, 1.0)] == [0.9, 0.0, 0.9]
+    counts = {name: schedule.n_events and schedule.n_events(options) for name, schedule in SCHEDULES.items()}
+    assert counts == {"once": 1, "gradual": 3, "cubic": None, "alternating": 3, "constant": None}

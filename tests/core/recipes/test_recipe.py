@@ -7,36 +7,38 @@ import torch as th
 
 import rl_crop
 from rl_crop.core.errors import PruningError
-from rl_crop.core.recipes.drivers import DRIVERS, run_recipe
-from rl_crop.core.recipes.recipe import OPTIONS, Recipe
+from rl_crop.core.recipes.drivers import run_recipe, single
+from rl_crop.core.recipes.recipe import DRIVERS, OPTIONS, DriverOptions, Recipe, StrategyOptions
 from rl_crop.core.recipes.registry import RECIPES, resolve_recipe
-from rl_crop.core.recipes.strategies import Fate
+from rl_crop.core.recipes.strategies import Strategy
 from tests.zoo.networks import batches, mlp
 from tests.zoo.tasks import SmallTask
 
-ELEMENTS = {"structured": False, "fate": "zero"}
+ELEMENTS = {"structured": False, "strategy": "zero"}
 WRONG = [
     ({"scope": "everywhere"}, "scope='everywhere' is not one of"),
     ({"schedule": "twice"}, "schedule='twice' is not one of"),
-    ({"fate": "forgiven"}, "fate='forgiven' is not one of"),
+    ({"strategy": "forgiven"}, "strategy='forgiven' is not one of"),
     ({"driver": "taxi"}, "driver='taxi' is not one of"),
     ({"when": "soon"}, "when='soon' is not one of"),
     ({"when": 1.5}, "when=1.5 must be a share of the run"),
     ({"until": True}, "until=True must be a share of the run"),
     ({"schedule": "gradual", "when": 0.5, "until": 0.2}, "until=0.2 is before when=0.5"),
     ({"options": {"shares": 0.3}}, r"Unknown options \['shares'\]"),
-    ({"fate": "zero"}, "structured=True: units only go for good"),
+    ({"strategy": "zero"}, "structured=True: units only go for good"),
     ({"schedule": "cubic"}, "structured=True: units only go for good"),
     ({"regrow": "random"}, "structured=True: units only go for good"),
     ({"structured": False}, "structured=False: weights are masked"),
     ({"scope": "erk"}, "scope='erk': these densities are of weights"),
     ({**ELEMENTS, "criterion": "span"}, "criterion='span': it ranks whole units"),
     ({**ELEMENTS, "regrow": "gradient"}, "regrow='gradient': it needs schedule="),
-    ({**ELEMENTS, "schedule": "alternating"}, "schedule='alternating': it needs fate='revive'"),
-    ({"structured": False, "fate": "shrink", "criterion": "crop"}, "fate='shrink': it needs criterion='magnitude'"),
-    ({**ELEMENTS, "when": "epi"}, "when='epi': it compares counts of units"),
+    ({**ELEMENTS, "schedule": "alternating"}, "schedule='alternating': it needs strategy='revive'"),
+    ({"structured": False, "strategy": "shrink", "criterion": "crop"}, "strategy='shrink': it needs criterion='magnitude'"),
     ({"driver": "rounds"}, "driver='rounds': it needs structured=False"),
-    ({"structured": False, "fate": "growing_l2", "driver": "rounds"}, "fate='growing_l2': it goes back to earlier weights"),
+    (
+        {"structured": False, "strategy": "growing_l2", "driver": "rounds"},
+        "strategy='growing_l2': it goes back to earlier weights",
+    ),
     ({**ELEMENTS, "options": {"min_units": 0.5}}, "min_units: of weights it must be an integer"),
     ({"driver": "tick_tock", "criterion": "random"}, "driver='tick_tock' scores by 'gates', and takes no other"),
 ]
@@ -48,27 +50,22 @@ def test_what_contradicts_itself_is_refused(parts, message):
         Recipe(**parts)
 
 
-def test_a_fate_and_a_driver_of_ones_own_stand_where_the_names_do():
-    class Zeroed(Fate):
-        """The least weights are zero once, and nothing holds them."""
+def test_a_strategy_and_a_driver_of_ones_own_stand_where_the_names_do():
+    class Halved(Strategy):
+        """The weights of largest magnitude are masked."""
 
-        def act(self, x, batches):
-            keep = self.run.choose(self.run.weights.magnitude(), self.run.targets)
-            with th.no_grad():
-                for name, mask in keep.items():
-                    self.run.weights.tensors[name].mul_(mask)
-
-        def report(self, subject):
-            return self.run.weights.report({}, "magnitude", 0.0)
+        def decide(self, state):
+            scores = {name: -magnitude for name, magnitude in state.weights.magnitude().items()}
+            yield state.choose(scores, state.due)
 
     def twice(task, recipe, sparsity, seed):
         task.train(0.5)
-        return DRIVERS["single"](task, recipe, sparsity, seed)
+        return single(task, recipe, sparsity, seed)
 
     small = small_task()
-    run_recipe(small, Recipe("magnitude", structured=False, fate=Zeroed, when=1.0, driver=twice), 0.5)
+    report = run_recipe(small, Recipe("magnitude", structured=False, strategy=Halved, when=1.0, driver=twice), 0.5)
     zeros = sum(int((p == 0).sum()) for p in small.model.parameters())
-    assert small.place == 90 and zeros == 288
+    assert small.place == 90 and zeros == 288 and report.sparsity["total"] == 0.5
 
 
 def test_a_recipe_is_described_in_the_same_words_in_every_process():
@@ -82,7 +79,7 @@ def test_a_recipe_is_described_in_the_same_words_in_every_process():
 
 def test_a_recipe_is_frozen_and_knows_its_options():
     recipe = Recipe(options={"rate": 0.5})
-    assert recipe.option("rate") == 0.5 and recipe.option("alpha") == OPTIONS["alpha"]
+    assert recipe.of(DriverOptions).rate == 0.5 and recipe.of(StrategyOptions).alpha == OPTIONS["alpha"]
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.criterion = "snip"
 

@@ -10,14 +10,14 @@ from rl_crop.core.masking.distributions import er, erk
 from rl_crop.core.pruning.plan import make_plan
 from rl_crop.core.pruning.settings import Settings
 from rl_crop.core.recipes.drivers import run_recipe
-from rl_crop.core.recipes.engine import SparseTraining
+from rl_crop.core.recipes.engine import PruningEngine
+from rl_crop.core.recipes.indicator import EarlyPruningIndicator
 from rl_crop.core.recipes.recipe import Recipe
 from rl_crop.core.recipes.registry import RECIPES
-from rl_crop.core.recipes.strategies import Masked
-from rl_crop.core.recipes.triggers import EarlyPruningIndicator
+from rl_crop.core.recipes.triggers import TriggerOptions
 from tests.zoo.networks import batches, mlp, mse
 from tests.zoo.oracles import same
-from tests.zoo.tasks import SmallTask
+from tests.zoo.tasks import SmallTask, watch_changes
 
 
 def task(steps=60, seed=0):
@@ -33,7 +33,7 @@ def at_start(name, sparsity=0.8, seed=0, small=None, **parts):
     """The task right after the recipe has pruned it at the beginning."""
     small = small or task()
     recipe = Recipe(**{**vars(RECIPES[name]), **parts})
-    run = SparseTraining(recipe, sparsity, small.subject, seed)
+    run = PruningEngine(recipe, sparsity, small.subject, seed)
     run.update(0.0, lambda: small.batches(8))
     return small, run
 
@@ -55,12 +55,12 @@ def test_crop_keeps_more_gradient_flow_than_it_would_by_its_opposite():
     def most_first(context):
         return {name: -score for name, score in CRITERIA["crop"](context).items()}
 
-    opposite = Recipe(most_first, structured=False, fate="zero")
+    opposite = Recipe(most_first, structured=False, strategy="zero")
     changes = []
     for recipe in (RECIPES["crop_u"], opposite):
         small = task()
         before = gradient_norm(small) ** 2
-        SparseTraining(recipe, 0.3, small.subject).update(0.0, lambda: small.batches(8))  # noqa: B023
+        PruningEngine(recipe, 0.3, small.subject).update(0.0, lambda: small.batches(8))  # noqa: B023
         changes.append(abs(gradient_norm(small) ** 2 - before))
     assert changes[0] < changes[1]
 
@@ -92,7 +92,7 @@ def test_random_pruning_has_the_densities_of_its_scope():
 
 @pytest.mark.parametrize("structured", [False, True])
 def test_shuffled_layers_keep_the_counts_of_the_criterion_and_nothing_else(structured):
-    kind = {"structured": structured, "fate": "removed" if structured else "zero", "criterion": "crop"}
+    kind = {"structured": structured, "strategy": "removed" if structured else "zero", "criterion": "crop"}
     one, two = (at_start("random_ratios", 0.6, **kind, options={"shuffle": on})[0] for on in (False, True))
     shapes = [[(tuple(w.shape), int((w != 0).sum())) for w in weights_of(small).values()] for small in (one, two)]
     assert shapes[0] == shapes[1]
@@ -145,7 +145,7 @@ def test_snip_it_scores_what_earlier_steps_have_left():
 def test_relative_change_masks_what_moved_least():
     small = task()
     start = {name: w.detach().clone() for name, w in weights_of(small).items()}
-    run = SparseTraining(RECIPES["relative_change"], 0.8, small.subject)
+    run = PruningEngine(RECIPES["relative_change"], 0.8, small.subject)
     run.update(0.0, lambda: small.data)
     small.train(0.5)
     changes = {n: ((w - start[n]).abs() / start[n].abs()).detach() for n, w in weights_of(small).items()}
@@ -155,15 +155,10 @@ def test_relative_change_masks_what_moved_least():
 
 
 def test_gmp_follows_its_cubic(monkeypatch):
-    seen, act = [], Masked.act
-
-    def watched(self, x, data):
-        act(self, x, data)
-        seen.append((x, self.run.masks.sparsity))
-
-    monkeypatch.setattr(Masked, "act", watched)
+    seen = watch_changes(monkeypatch)
     run_recipe(task(), Recipe(**{**vars(RECIPES["gmp"]), "options": {"every": 3}}), 0.9)
-    assert [share for _, share in seen] == pytest.approx([0.9 - 0.9 * (1 - x) ** 3 for x, _ in seen], abs=2 / 576)
+    masked = [1 - sum(int(mask.sum()) for mask in masks.values()) / 576 for _, masks in seen]
+    assert masked == pytest.approx([0.9 - 0.9 * (1 - x) ** 3 for x, _ in seen], abs=2 / 576)
     assert len(seen) > 8 and seen[-1][0] == 1.0
 
 
@@ -183,7 +178,7 @@ def test_a_head_that_starts_near_zero_keeps_a_weight_an_output(name):
 
 def test_what_the_floor_forbids_is_said_at_the_start():
     small = task()
-    run = SparseTraining(Recipe(**{**vars(RECIPES["gmp"]), "options": {"min_units": 4}}), 0.97, small.subject)
+    run = PruningEngine(Recipe(**{**vars(RECIPES["gmp"]), "options": {"min_units": 4}}), 0.97, small.subject)
     with pytest.raises(PruningError, match="min_units=4.*largest reachable is 0.9652"):  # 4 + 4 + 3 * 4 of 576
         run.update(0.0, lambda: small.data)
     small = task()
@@ -191,37 +186,45 @@ def test_what_the_floor_forbids_is_said_at_the_start():
     assert min(small.model[0].out_features, small.model[2].out_features) >= 5
 
 
-def test_epi_waits_for_a_structure_that_is_stable():
-    """The trigger sees proposals by the recipe's own criterion, and fires only once they stop to change."""
-    small = task()
-    run = SparseTraining(RECIPES["pat_magnitude"], 0.5, small.subject)
+def test_epi_waits_for_a_structure_that_is_stable(monkeypatch):
+    """The trigger sees the recipe's own cut at equal intervals, and fires as an indicator of these proposals does."""
+    small, proposals = task(200), []
+    look = EarlyPruningIndicator.look
+
+    def watched(self, propose):
+        widths = propose()
+        proposals.append(widths)
+        return look(self, lambda: widths)
+
+    monkeypatch.setattr(EarlyPruningIndicator, "look", watched)
+    recipe = Recipe(**{**vars(RECIPES["pat_magnitude"]), "options": {"latest": 1.0, "earliest": 0.0}})
+    run = PruningEngine(recipe, 0.5, small.subject)
     run.update(0.0, lambda: small.data)
-    proposals = iter([*range(4, 24, 2), *[24] * 30])
-    run.plan = lambda target, data: type("Plan", (), {"widths_after": {"0": next(proposals)}})
-    fired = None
-    for check in range(1, 45):
-        if run.begun is None and fired is None:
-            decided = run._fires(check / 100, lambda: small.data)
-            fired = check if decided == "epi" else None
-    indicator = EarlyPruningIndicator(RECIPES["pat_magnitude"].option("threshold"))
-    expected = next(n for n, width in enumerate([*range(4, 24, 2), *[24] * 30]) if indicator.check({"0": width}))
-    assert fired is not None and abs(fired / 2 - expected) <= 2 and expected > 10
+    small.train(1.0, lambda progress: run.update(progress, lambda: small.data))
+    monkeypatch.undo()
+    indicator = EarlyPruningIndicator(TriggerOptions().threshold)
+    expected = next(n for n, widths in enumerate(proposals) if indicator.look(lambda: widths))  # noqa: B023
+    assert run.timetable.decided_by == "epi" and len(proposals) == expected + 1 > 10
+    assert run.timetable.begun == pytest.approx(len(proposals) / 200, abs=0.01)
 
 
 def test_the_distance_trigger_waits_for_the_lazy_regime():
     small = task(200)
-    run = SparseTraining(Recipe(**{**vars(RECIPES["earlycrop_s"]), "options": {"latest": 1.0}}), 0.95, small.subject)
+    run = PruningEngine(
+        Recipe(**{**vars(RECIPES["earlycrop_s"]), "options": {"latest": 1.0, "earliest": 0.0}}), 0.95, small.subject
+    )
     steps, before = [], 0.0
-    start = th.cat([w.detach().flatten().clone() for w in weights_of(small).values()])
+    prunable = [p for name, p in small.model.named_parameters() if name != "4.bias"]  # outputs are no units
+    start = th.cat([p.detach().flatten().clone() for p in prunable])
     run.update(0.0, lambda: small.data)
     for check in range(1, 51):
         small.train(0.02)
-        if run.begun is None:
-            now = float((th.cat([w.detach().flatten() for w in weights_of(small).values()]) - start).norm() / start.norm())
+        if run.timetable.begun is None:
+            now = float((th.cat([p.detach().flatten() for p in prunable]) - start).norm() / start.norm())
             steps.append(abs(now - before))
             before = now
             run.update(check / 50, lambda: small.data)
-    assert run.decided_by == "distance" and steps[-1] < 0.05 <= min(steps[:-1], default=1.0)
+    assert run.timetable.decided_by == "distance" and steps[-1] < 0.05 <= min(steps[:-1], default=1.0)
 
 
 def test_early_exits_and_others_name_what_is_off_in_rl():
@@ -230,7 +233,7 @@ def test_early_exits_and_others_name_what_is_off_in_rl():
 
 def test_bridgeout_trains_with_noise_and_cuts_without():
     small = task()
-    run = SparseTraining(RECIPES["bridgeout"], 0.5, small.subject)
+    run = PruningEngine(RECIPES["bridgeout"], 0.5, small.subject)
     run.update(0.0, lambda: small.data)
     x = small.data[0][0]
     small.model.train()
@@ -248,21 +251,20 @@ def test_bridgeout_trains_with_noise_and_cuts_without():
 def test_earlycrop_waits_for_its_own_trigger(name, rule, sparsity):
     small = task(600)
     small.optimizers = [th.optim.SGD(small.model.parameters(), lr=0.1)]  # slower and slower
-    run = SparseTraining(Recipe(**{**vars(RECIPES[name]), "options": {"latest": 1.0}}), sparsity, small.subject)
+    run = PruningEngine(
+        Recipe(**{**vars(RECIPES[name]), "options": {"latest": 1.0, "earliest": 0.0}}), sparsity, small.subject
+    )
     run.update(0.0, lambda: small.data)
     small.train(1.0, lambda progress: run.update(progress, lambda: small.data))
-    assert run.decided_by == rule and 0.0 < run.begun < 1.0
+    assert run.timetable.decided_by == rule and 0.0 < run.timetable.begun < 1.0
 
 
 def test_pat_has_the_thresholds_of_its_criteria():
     for name, threshold in (("pat_magnitude", 0.983), ("pat_taylor", 0.944)):
         small = task()
-        run = SparseTraining(RECIPES[name], 0.5, small.subject)
+        run = PruningEngine(RECIPES[name], 0.5, small.subject)
         run.update(0.0, lambda: small.data)  # noqa: B023
-        assert run._trigger.threshold == threshold
-        assert run.plan(0.5, small.data).scores.keys() == {"0", "2"}  # proposals are the recipe's own cut
-        expected = make_plan(small.subject(small.data), 0.5, Settings(RECIPES[name].criterion, compensation="none", seed=0))
-        assert same(run.plan(0.5, small.data).keep, expected.keep)
+        assert run.timetable.trigger.threshold == threshold
 
 
 def test_bridgeout_goes_on_after_a_failure_and_is_off_in_a_finished_run():
@@ -272,14 +274,14 @@ def test_bridgeout_goes_on_after_a_failure_and_is_off_in_a_finished_run():
 
     small = task()
     recipe = Recipe(**{**vars(RECIPES["bridgeout"]), "criterion": "snip"})
-    run = SparseTraining(recipe, 0.5, small.subject)
+    run = PruningEngine(recipe, 0.5, small.subject)
     run.update(0.0, lambda: small.data)
     with pytest.raises(PruningError, match="nothing was pruned"):
         run.update(0.5, lambda: [(x, y * float("nan")) for x, y in small.data])
     assert noisy(small)
     run.update(0.5, lambda: small.data)
     assert run.finished and not noisy(small)
-    again = SparseTraining(recipe, 0.5, small.subject)
+    again = PruningEngine(recipe, 0.5, small.subject)
     again.load_state_dict(run.state_dict(), small.subject(small.data))
     assert not noisy(small)
 
@@ -340,14 +342,14 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(name):
     def carried(stop=None):
         small = task(50)
         recipe = Recipe(**{**vars(RECIPES[name]), "options": {**RECIPES[name].options, "every": 2}})
-        run = SparseTraining(recipe, 0.8, small.subject)
+        run = PruningEngine(recipe, 0.8, small.subject)
         run.update(0.0, lambda: small.data)
         for progress in range(1, 51):
             small.train(0.02)
             if progress == stop:
                 state = run.state_dict()
                 run.detach()
-                run = SparseTraining(recipe, 0.8, small.subject)
+                run = PruningEngine(recipe, 0.8, small.subject)
                 run.load_state_dict(state, small.subject(small.data))
             run.update(progress / 50, lambda: small.data)
         return small, run.finish(lambda: small.data)
@@ -367,7 +369,7 @@ def test_a_penalty_goes_on_as_before_with_optimizers_of_different_pace():
         layers = [small.model[0], small.model[2], small.model[4]]
         small.optimizers = [th.optim.SGD(layer.parameters(), lr=0.0) for layer in layers]
         recipe = Recipe(**{**vars(RECIPES["greg_1"]), "when": 0.0, "until": 1.0})
-        run = SparseTraining(recipe, 0.8, small.subject)
+        run = PruningEngine(recipe, 0.8, small.subject)
         run.update(0.0, lambda: small.data)
         for step in range(1, 41):
             small.model.zero_grad()
@@ -377,7 +379,7 @@ def test_a_penalty_goes_on_as_before_with_optimizers_of_different_pace():
             if step == stop:
                 state = run.state_dict()
                 run.detach()
-                run = SparseTraining(recipe, 0.8, small.subject)
+                run = PruningEngine(recipe, 0.8, small.subject)
                 run.load_state_dict(state, small.subject(small.data))
             run.update(step / 60, lambda: small.data)
         return dict(small.model.state_dict())
@@ -397,5 +399,5 @@ def test_a_target_that_cannot_be_reached_changes_nothing():
 def test_structured_plans_are_those_of_planning():
     small, run = at_start("snap")
     plan = make_plan(task().subject(task().batches(8)), 0.8, Settings("snap", compensation="none", seed=0))
-    assert {n: w for n, (_, w) in run.fate.reports[0].widths.items()} == plan.widths_after
+    assert {n: w for n, (_, w) in run.outcome.reports[0].widths.items()} == plan.widths_after
     assert np.isfinite(run.seconds)

@@ -10,13 +10,13 @@ from rl_crop.core.masking.masks import Masks
 from rl_crop.core.pruning.plan import make_plan
 from rl_crop.core.pruning.settings import Settings
 from rl_crop.core.recipes.drivers import run_recipe
-from rl_crop.core.recipes.engine import SparseTraining
+from rl_crop.core.recipes.engine import PruningEngine
 from rl_crop.core.recipes.recipe import Recipe
 from rl_crop.core.recipes.registry import RECIPES
-from rl_crop.core.recipes.strategies import Masked, multiply, unit_keep
+from rl_crop.core.recipes.strategies import multiply, unit_keep
 from tests.zoo.networks import batches, cnn, mlp
 from tests.zoo.oracles import same, state
-from tests.zoo.tasks import SmallTask
+from tests.zoo.tasks import SmallTask, watch_changes
 
 
 def task(steps=60, optimizer=th.optim.Adam, lr=0.01):
@@ -41,12 +41,12 @@ OPTIMIZERS = [(th.optim.Adam, 0.01), (th.optim.SGD, 0.05), (th.optim.RMSprop, 0.
 def test_a_growing_penalty_drives_losers_to_zero_under_any_optimizer(name, optimizer, lr):
     """Just before the cut the losers are far below the others, and the moments hold nothing of the penalty."""
     small, norms = task(100, optimizer, lr), []
-    run = SparseTraining(changed(name, when=0.1, until=0.9, options={"every": 1}), 0.8, small.subject)
+    run = PruningEngine(changed(name, when=0.1, until=0.9, options={"every": 1}), 0.8, small.subject)
     run.update(0.0, lambda: small.data)
 
     def after_step(progress):
         if 0.85 < progress < 0.9:
-            keep = run.fate.keep
+            keep = run.strategy.keep
             losers = th.cat([p.detach()[~keep[n]].abs() for n, p in small.model.named_parameters() if n in keep])
             kept = th.cat([p.detach()[keep[n]].abs() for n, p in small.model.named_parameters() if n in keep])
             norms.append((losers.max().item(), kept.mean().item()))
@@ -70,13 +70,13 @@ def test_a_growing_penalty_drives_losers_to_zero_under_any_optimizer(name, optim
 def test_losers_shrink_by_the_share_of_the_phase_in_a_run_of_any_length(steps):
     """Nothing holds them in place (the learning rate is zero): what is left depends on the share of the phase alone."""
     small, left = task(steps, th.optim.SGD, 0.0), {}
-    run = SparseTraining(changed("greg_1", when=0.0, until=1.0), 0.8, small.subject)
+    run = PruningEngine(changed("greg_1", when=0.0, until=1.0), 0.8, small.subject)
     start = {name: p.detach().clone() for name, p in small.model.named_parameters()}
 
     def look(progress):
         run.update(progress, lambda: small.data)
         if progress in (0.1, 0.2, 0.3):
-            now, keep = dict(small.model.named_parameters()), run.fate.keep
+            now, keep = dict(small.model.named_parameters()), run.strategy.keep
             left[progress] = th.cat([(now[name].detach() / start[name])[~mask] for name, mask in keep.items()])
 
     run.update(0.0, lambda: small.data)
@@ -89,7 +89,7 @@ def test_losers_shrink_by_the_share_of_the_phase_in_a_run_of_any_length(steps):
 @pytest.mark.parametrize("steps", [100, 3000])
 def test_the_equal_penalty_takes_the_same_of_every_weight_in_a_run_of_any_length(steps):
     small = task(steps, th.optim.SGD, 0.0)
-    run = SparseTraining(changed("greg_2", when=0.0, until=1.0), 0.8, small.subject)
+    run = PruningEngine(changed("greg_2", when=0.0, until=1.0), 0.8, small.subject)
     start = {name: p.detach().clone() for name, p in small.model.named_parameters()}
     run.update(0.0, lambda: small.data)
     small.train(0.3, lambda progress: run.update(0.3 * progress, lambda: small.data))
@@ -139,7 +139,7 @@ def test_greg_2_prunes_what_the_loss_curves_least():
     scale = th.tensor([1.0, 3.0, 0.1, 2.0])
     x = th.diag(scale)
     small = SmallTask(Diagonal(), [(x, x.sum(1, keepdim=True))], steps=200, optimizer=th.optim.SGD, lr=0.1)
-    recipe = Recipe("magnitude", structured=False, schedule="constant", until=0.9, fate="growing_l2",
+    recipe = Recipe("magnitude", structured=False, schedule="constant", until=0.9, strategy="growing_l2",
                     options={"equal": 0.5, "every": 1})  # fmt: skip
     run_recipe(small, recipe, 0.5)
     assert small.model.layer.weight.detach().ne(0).tolist() == [[False, True, False, True]]
@@ -147,14 +147,14 @@ def test_greg_2_prunes_what_the_loss_curves_least():
 
 def test_soft_shrinkage_lets_losers_come_back_and_freezes_them_in_the_end():
     small = task(200)
-    run = SparseTraining(changed("iss_p", options={"every": 1}), 0.8, small.subject)
+    run = PruningEngine(changed("iss_p", options={"every": 1}), 0.8, small.subject)
     run.update(0.0, lambda: small.data)
     kept = []
     for progress in range(1, 101):
         small.train(0.01)
         run.update(progress / 100, lambda: small.data)
         if run.masks is None:
-            kept.append(run.fate._kept())
+            kept.append(run.strategy.kept(run.weights, run.targets, "layer"))
             assert all(p.ne(0).all() for p in weights_of(small).values())
     came_back = [(second[name] & ~first[name]).any() for first, second in zip(kept, kept[1:], strict=False) for name in first]
     assert any(came_back) and len(kept) == 79  # until 80 % of the run
@@ -165,10 +165,10 @@ def test_soft_shrinkage_lets_losers_come_back_and_freezes_them_in_the_end():
 
 def test_a_loser_shrinks_by_alpha_at_every_step():
     small = task(optimizer=th.optim.SGD, lr=0.0)
-    run = SparseTraining(RECIPES["iss_p"], 0.5, small.subject)
+    run = PruningEngine(RECIPES["iss_p"], 0.5, small.subject)
     run.update(0.0, lambda: small.data)
     before = {name: p.detach().clone() for name, p in weights_of(small).items()}
-    keep = run.fate._kept()
+    keep = run.strategy.kept(run.weights, run.targets, "layer")
     small.train(10 / 60)
     for name, p in weights_of(small).items():
         expected = th.where(keep[name], before[name], before[name] * 0.95**10)
@@ -177,23 +177,17 @@ def test_a_loser_shrinks_by_alpha_at_every_step():
 
 @pytest.mark.parametrize("name", ["gmp", "crop_u", "snip_it", "relative_change", "earlycrop_u"])
 def test_masks_never_return_unless_the_recipe_revives(name, monkeypatch):
-    seen, act = [], Masked.act
-
-    def watched(self, x, batches):
-        act(self, x, batches)
-        seen.append({key: mask.clone() for key, mask in self.run.masks.keep.items()})
-
-    monkeypatch.setattr(Masked, "act", watched)
+    seen = watch_changes(monkeypatch)
     small = task()
     run_recipe(small, changed(name, options={"every": 2}), 0.8)
-    for earlier, later in zip(seen, seen[1:], strict=False):
+    for (_, earlier), (_, later) in zip(seen, seen[1:], strict=False):
         assert not any((later[key] & ~earlier[key]).any() for key in earlier)
     assert len(seen) > 5 if name == "gmp" else len(seen) == 1
 
 
 def test_acdc_alternates_and_ends_sparse():
     small = task(100)
-    run = SparseTraining(changed("acdc", until=0.9, options={"every": 1, "n_phases": 3}), 0.8, small.subject)
+    run = PruningEngine(changed("acdc", until=0.9, options={"every": 1, "n_phases": 3}), 0.8, small.subject)
     sparsities = []
     run.update(0.0, lambda: small.data)
     for progress in range(1, 101):
@@ -208,7 +202,7 @@ def turns(name, sparsity=0.8, steps=480):
     """What is gone after each change of a recipe as it is, with the time of each, in a run as short as that of digits."""
     small, seen = task(steps), [(0.0, 0.0)]
     total = sum(p.numel() for p in small.model.parameters())
-    run = SparseTraining(RECIPES[name], sparsity, small.subject)
+    run = PruningEngine(RECIPES[name], sparsity, small.subject)
     run.update(0.0, lambda: small.data)
 
     def look(progress):
@@ -223,7 +217,7 @@ def turns(name, sparsity=0.8, steps=480):
 
 def test_acdc_pp_masks_the_same_share_of_every_layer():
     small = task()
-    SparseTraining(changed("acdc_pp", when=0.0), 0.8, small.subject).update(0.0, lambda: small.data)
+    PruningEngine(changed("acdc_pp", when=0.0), 0.8, small.subject).update(0.0, lambda: small.data)
     for p in weights_of(small).values():
         assert int((p != 0).sum()) == pytest.approx(0.2 * p.numel(), abs=1)
 
@@ -254,7 +248,7 @@ def test_force_brings_back_what_an_earlier_step_had_masked(monkeypatch):
 
     monkeypatch.setattr(Masks, "set", watched)
     dense = copy.deepcopy(weights_of(small))
-    run = SparseTraining(RECIPES["force"], 0.9, small.subject)
+    run = PruningEngine(RECIPES["force"], 0.9, small.subject)
     run.update(0.0, lambda: small.data)
     back = sum(int((later[n] & ~first[n]).sum()) for first, later in zip(steps, steps[1:], strict=False) for n in first)
     assert len(steps) == 20 and back > 0
@@ -278,7 +272,7 @@ def test_unit_keep_marks_what_produces_the_units_that_a_plan_removes():
 
 
 FAILING = {
-    "first": Recipe("snip", structured=False, fate="zero"),
+    "first": Recipe("snip", structured=False, strategy="zero"),
     "units": RECIPES["crop_it_s"],
     "a penalty": changed("greg_1", criterion="snip", when=0.0),
     "growth": changed("rigl", options={"every": 1}),
@@ -288,7 +282,7 @@ FAILING = {
 @pytest.mark.parametrize("kind", FAILING)
 def test_a_failure_leaves_all_as_it_was_and_the_next_update_works(kind):
     small = task()
-    run = SparseTraining(FAILING[kind], 0.8, small.subject)
+    run = PruningEngine(FAILING[kind], 0.8, small.subject)
     small.train(0.1)
     if kind == "growth":
         run.update(0.0, lambda: small.data)
@@ -311,7 +305,7 @@ def test_a_failure_in_a_later_step_undoes_the_earlier_ones(monkeypatch):
             raise PruningError("no more")
         return {name: tensor.detach().abs() for name, tensor in context.parameters.items()}
 
-    run = SparseTraining(Recipe(twice, structured=False, fate="zero", inner="halving"), 0.8, small.subject)
+    run = PruningEngine(Recipe(twice, structured=False, strategy="zero", inner="halving"), 0.8, small.subject)
     small.train(0.1)
     before = state(small.model, optimizers=small.optimizers)
     with pytest.raises(PruningError, match="no more"):

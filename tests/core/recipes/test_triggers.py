@@ -2,12 +2,12 @@ import pytest
 import torch as th
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.recipes.indicator import EarlyPruningIndicator, structure_similarity
 from rl_crop.core.recipes.triggers import (
+    TRIGGERS,
     DistanceTrigger,
-    EarlyPruningIndicator,
     LazyTrigger,
-    structure_similarity,
-    weight_trigger,
+    Watched,
 )
 
 
@@ -18,7 +18,7 @@ def run(trigger, weights, steps, checks=60):
             length = steps[name](check)
             with th.no_grad():
                 tensor.add_(th.full_like(tensor, length / tensor.numel() ** 0.5))
-        if trigger.check():
+        if trigger.look(dict):
             return check
     return None
 
@@ -48,7 +48,7 @@ def test_a_network_that_something_else_has_cut_begins_anew():
     trigger, weights = watched(names=("actor", "critic"))
     run(trigger, weights, dict.fromkeys(weights, lambda check: 0.5**check), checks=4)
     weights["actor"].data = th.ones(2, 4)
-    assert not trigger.check() and trigger.distance["actor"] == 0.0 and trigger.below == {"actor": 0, "critic": 3}
+    assert not trigger.look(dict) and trigger.distance["actor"] == 0.0 and trigger.below == {"actor": 0, "critic": 3}
     assert run(trigger, weights, dict.fromkeys(weights, lambda check: 0.5**check)) == 4
 
 
@@ -93,7 +93,7 @@ def test_weights_that_have_not_been_trained_yet_do_not_count():
     trigger, weights = watched()
     assert run(trigger, weights, {"actor": lambda check: 0.0}) is None
     assert run(trigger, weights, {"actor": lambda check: 0.5**check}, checks=20) is not None
-    assert not LazyTrigger({}).check()
+    assert not LazyTrigger({}).look(dict)
 
 
 def test_kappa_sets_how_lazy():
@@ -116,7 +116,7 @@ def test_similarity_of_structures():
 def test_the_indicator_fires_on_a_stable_structure_and_not_on_an_unstable_one():
     def first(proposals):
         indicator = EarlyPruningIndicator()
-        return next((check for check, widths in enumerate(proposals) if indicator.check(widths)), None)
+        return next((check for check, widths in enumerate(proposals) if indicator.look(lambda widths=widths: widths)), None)
 
     stable = [{"a": 50, "b": 20}] * 30
     settling = [{"a": 200 - 10 * min(check, 15), "b": 20} for check in range(30)]
@@ -130,11 +130,11 @@ def test_an_indicator_goes_on_from_the_state_of_another(stop):
     proposals = [{"a": 60 - min(check, 3), "b": 20} for check in range(30)]
 
     def first(indicator, proposals):
-        return next(check for check, widths in enumerate(proposals) if indicator.check(widths))
+        return next(check for check, widths in enumerate(proposals) if indicator.look(lambda widths=widths: widths))
 
     whole = first(EarlyPruningIndicator(), proposals)
     indicator, other = EarlyPruningIndicator(), EarlyPruningIndicator()
-    assert not any(indicator.check(widths) for widths in proposals[:stop])
+    assert not any(indicator.look(lambda widths=widths: widths) for widths in proposals[:stop])
     other.load_state_dict(indicator.state_dict())
     assert stop + first(other, proposals[stop:]) == whole
 
@@ -178,12 +178,12 @@ def test_distances_wait_for_every_network_each_with_its_own_sparsity():
 def test_a_distance_goes_on_from_the_state_of_another(rule, stop):
     def triggers():
         weights = {"actor": th.ones(4, 4)}
-        return weight_trigger(rule, {"actor": [weights["actor"]]}, 0.9), weights
+        return TRIGGERS[rule](Watched({"actor": [weights["actor"]]}, {"actor": 0.9})), weights
 
     whole, weights = triggers()
     expected = run(whole, weights, {"actor": lambda check: 4 * 0.8**check})
     first, weights = triggers()
     assert run(first, weights, {"actor": lambda check: 4 * 0.8**check}, checks=stop) is None
-    other = weight_trigger(rule, {"actor": [weights["actor"]]}, 0.9)
+    other = TRIGGERS[rule](Watched({"actor": [weights["actor"]]}, {"actor": 0.9}))
     other.load_state_dict(first.state_dict())
     assert run(other, weights, {"actor": lambda check: 4 * 0.8 ** (check + stop)}) == expected - stop

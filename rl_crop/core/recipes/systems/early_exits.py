@@ -12,8 +12,8 @@ from rl_crop.core.masking.distributions import n_kept
 from rl_crop.core.model import Subject
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.schedules import gradual_sparsities
-from rl_crop.core.recipes.drivers import DRIVERS, Task, begun
-from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.drivers import Task, begun
+from rl_crop.core.recipes.recipe import DriverOptions, Recipe
 
 
 class MultiExit(nn.Module):
@@ -89,9 +89,10 @@ def phases(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningRep
     """
 
     def subject_of(batches: Sequence[Any]) -> Subject:
-        return in_groups(task.subject(batches), recipe.option("groups"))
+        return in_groups(task.subject(batches), recipe.of(DriverOptions).groups)
 
     task.train(before := float(recipe.when))
+    n_rounds = recipe.of(DriverOptions).n_rounds
     recipe = replace(recipe, when=0.0)
     engine, batches = begun(task, recipe, sparsity, seed, subject_of)
     engine.start(subject_of(batches()))
@@ -101,13 +102,10 @@ def phases(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningRep
     rest = n_kept(sum(sizes.values()), sparsity) - sum(n_kept(sizes[name], sparsity) for name in others)
     done = dict.fromkeys(sizes, 0.0)
     for name in sizes:
-        for due in gradual_sparsities(1.0 - rest / sizes[last] if name == last else sparsity, recipe.option("n_rounds")):
+        for due in gradual_sparsities(1.0 - rest / sizes[last] if name == last else sparsity, n_rounds):
             done[name] = due
             engine, batches = begun(task, recipe, done, seed, subject_of)
             engine.update(0.0, batches)
             engine.detach()
-            task.train((1.0 - before) / (len(sizes) * recipe.option("n_rounds")))
+            task.train((1.0 - before) / (len(sizes) * n_rounds))
     return engine.finish(batches)
-
-
-DRIVERS["phases"] = phases

@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 from rl_crop.core.errors import PruningError
 from rl_crop.core.pruning.plan import trace
 from rl_crop.core.pruning.report import PruningReport
-from rl_crop.core.recipes.drivers import DRIVERS, Task, begun
+from rl_crop.core.pruning.schedules import ScheduleOptions
+from rl_crop.core.recipes.drivers import Task, begun
 from rl_crop.core.recipes.perturbation import gate_l1
-from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.recipe import DriverOptions, Recipe
 from rl_crop.core.recipes.systems.hydra import frozen
 
 
@@ -56,9 +57,9 @@ def tick_tock(task: Task, recipe: Recipe, sparsity: float, seed: int) -> Pruning
         subject = task.subject(batches())
         return gate_l1(subject, list(trace(subject).groups.values()), strength)
 
-    n_events = recipe.option("n_events")
+    n_events = recipe.of(ScheduleOptions).n_events
     task.train(before := float(recipe.when))
-    ticks = min(recipe.option("choosing"), 1.0 - before)
+    ticks = min(recipe.of(DriverOptions).choosing, 1.0 - before)
     cuts = replace(
         recipe, driver="single", criterion=lambda context: scores, when=0.0, until=1.0, schedule="gradual", perturbation="none"
     )
@@ -71,9 +72,6 @@ def tick_tock(task: Task, recipe: Recipe, sparsity: float, seed: int) -> Pruning
                 "No gate was trained: give ticks a larger share of the run (choosing), or ask for fewer n_events."
             )
         engine.update(event / (n_events - 1) if n_events > 1 else 1.0, batches)
-        with gates(recipe.option("l1")):
+        with gates(recipe.of(DriverOptions).l1):
             task.train((1.0 - before - ticks) / n_events)
     return engine.finish(batches)
-
-
-DRIVERS["tick_tock"] = tick_tock

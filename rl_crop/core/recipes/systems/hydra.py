@@ -9,9 +9,9 @@ import torch as th
 
 from rl_crop.core.masking.masks import Keep
 from rl_crop.core.pruning.report import PruningReport
-from rl_crop.core.recipes.drivers import DRIVERS, Task, begun
+from rl_crop.core.recipes.drivers import Task, begun
 from rl_crop.core.recipes.perturbation import Function, computed, trained_along
-from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.recipe import DriverOptions, Recipe
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def learned_scores(task: Task, recipe: Recipe, sparsity: float, seed: int) -> Pr
     ``recipe.when`` is the share of the run before; the option ``choosing`` that of the scores, the rest comes after.
     """
     task.train(before := float(recipe.when))
-    choosing = min(recipe.option("choosing"), 1.0 - before)
+    choosing = min(recipe.of(DriverOptions).choosing, 1.0 - before)
     by_score = replace(
         recipe, driver="single", when=0.0,
         criterion=lambda context: {name: scores[name].abs() for name in context.parameters},
@@ -83,6 +83,3 @@ def learned_scores(task: Task, recipe: Recipe, sparsity: float, seed: int) -> Pr
     engine.update(0.0, batches)
     task.train(1.0 - before - choosing)
     return engine.finish(batches)
-
-
-DRIVERS["learned_scores"] = learned_scores

@@ -16,9 +16,9 @@ from rl_crop.core.importance.activations import UnitActivations
 from rl_crop.core.importance.context import ImportanceContext, Saliency
 from rl_crop.core.pruning.plan import trace
 from rl_crop.core.pruning.report import PruningReport
-from rl_crop.core.recipes.drivers import DRIVERS, Task, begun
+from rl_crop.core.recipes.drivers import Task, begun
 from rl_crop.core.recipes.perturbation import gated
-from rl_crop.core.recipes.recipe import Recipe
+from rl_crop.core.recipes.recipe import DriverOptions, Recipe
 from rl_crop.core.recipes.systems.hydra import frozen
 from rl_crop.core.rng import isolated_rng, undisturbed
 
@@ -105,12 +105,9 @@ def meta(task: Task, recipe: Recipe, sparsity: float, seed: int) -> PruningRepor
     Train until ``recipe.when``, learn an encoder over batches, prune by what it says of the batches at hand, train on.
     """
     task.train(before := float(recipe.when))
-    subsets = task.batches(recipe.option("n_subsets"))
+    subsets = task.batches(recipe.of(DriverOptions).n_subsets)
     encoder = learn_encoder(task, subsets, sparsity, seed)
     engine, batches = begun(task, replace(recipe, driver="single", when=0.0, criterion=encoder.criterion), sparsity, seed)
     engine.update(0.0, batches)
     task.train(1.0 - before)
     return engine.finish(batches)
-
-
-DRIVERS["meta"] = meta

@@ -8,7 +8,7 @@ from torch import nn
 from rl_crop.core.errors import PruningError
 from rl_crop.core.masking.distributions import n_kept
 from rl_crop.core.prune import prune_model
-from rl_crop.core.recipes.drivers import DRIVERS
+from rl_crop.core.recipes.drivers import run_recipe
 from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.core.recipes.systems.early_exits import MultiExit, in_groups
 from rl_crop.supervised.objectives import accuracy, cross_entropy
@@ -85,7 +85,7 @@ def test_phases_prune_group_after_group_to_the_exact_total(monkeypatch):
         train(share, after_step)
 
     monkeypatch.setattr(task, "train", watched)
-    report = DRIVERS["phases"](task, PHASES, 0.83, 0)
+    report = run_recipe(task, PHASES, 0.83, 0)
     end = sparsities(task.model)
     weights = [p for p in task.model.parameters() if p.dim() > 1]
     total = sum(p.numel() for p in weights)
@@ -101,7 +101,7 @@ def test_phases_prune_group_after_group_to_the_exact_total(monkeypatch):
 
 def test_without_groups_the_networks_of_the_task_are_the_phases():
     task = SmallTask(mlp((3, 9, 2)), [(th.randn(20, 3), th.randn(20, 2))], steps=40)
-    report = DRIVERS["phases"](task, replace(RECIPES["early_exits"], when=0.0, options={"n_rounds": 2}), 0.5, 0)
+    report = run_recipe(task, replace(RECIPES["early_exits"], when=0.0, options={"n_rounds": 2}), 0.5, 0)
     assert abs(report.sparsity["model"] - 23 / 45) < 1e-12
 
 

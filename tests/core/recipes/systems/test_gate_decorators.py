@@ -7,7 +7,7 @@ import torch as th
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import module_subject
 from rl_crop.core.pruning.plan import trace
-from rl_crop.core.recipes.drivers import DRIVERS
+from rl_crop.core.recipes.drivers import run_recipe
 from rl_crop.core.recipes.perturbation import gate_l1
 from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.core.recipes.systems.gate_decorators import gate_scores
@@ -45,7 +45,7 @@ def test_scores_are_the_sums_of_gate_times_gradient():
 def test_useless_units_go_first_whatever_the_size_of_their_weights():
     task = task_with_useless_units()
     weights = [task.model[0].weight, task.model[0].bias, task.model[2].weight, task.model[2].bias]
-    report = DRIVERS["tick_tock"](task, GBN, 8 / 12, 0)
+    report = run_recipe(task, GBN, 8 / 12, 0)
     assert task.model[0].out_features == 4 and report.widths == {"0": (12, 4)}
     assert [id(p) for p in task.model.parameters()] == [id(p) for p in weights]
     assert task.optimizers[0].param_groups[0]["params"] == weights and len(task.optimizers[0].state) == 4
@@ -63,7 +63,7 @@ def test_the_cut_comes_in_events_and_ends_at_the_sparsity_that_was_asked_for(mon
         train(share, after_step)
 
     monkeypatch.setattr(task, "train", watched)
-    report = DRIVERS["tick_tock"](task, GBN, 0.7, 0)
+    report = run_recipe(task, GBN, 0.7, 0)
     assert len(widths) == 1 + 2 * 3 and sorted(widths, reverse=True) == widths and len(set(widths)) == 4
     assert report.n_params_before == before and report.n_params_after == n_params(task.model)
     assert 0.7 <= report.sparsity["total"] < 0.7 + 45 / 542
@@ -81,7 +81,7 @@ def test_ticks_move_gates_and_no_weights_and_tocks_shrink_gates(monkeypatch):
         seen.append([gate.detach().clone() for gate in gates])
 
     monkeypatch.setattr(task, "train", watched)
-    DRIVERS["tick_tock"](task, GBN, 0.5, 0)
+    run_recipe(task, GBN, 0.5, 0)
     assert moved == [True, False, True, False, True, False, True]
     assert [len(gates) for gates in seen] == [0] + [1] * 6
     assert all((gates[0] != 1).all() for gates in seen[1:])
@@ -90,5 +90,5 @@ def test_ticks_move_gates_and_no_weights_and_tocks_shrink_gates(monkeypatch):
 def test_ticks_without_a_step_are_refused():
     task = task_with_useless_units()
     with pytest.raises(PruningError, match="No gate was trained"):
-        DRIVERS["tick_tock"](task, replace(GBN, options={"choosing": 0.0}), 0.5, 0)
+        run_recipe(task, replace(GBN, options={"choosing": 0.0}), 0.5, 0)
     assert task.model[0].out_features == 12

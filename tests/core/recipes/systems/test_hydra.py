@@ -6,7 +6,7 @@ from torch import nn
 
 from rl_crop.core.masking.distributions import select
 from rl_crop.core.masking.masks import attached_masks
-from rl_crop.core.recipes.drivers import DRIVERS
+from rl_crop.core.recipes.drivers import run_recipe
 from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.core.recipes.systems.hydra import frozen, scored
 from tests.zoo.networks import batches, mlp, mse
@@ -36,7 +36,7 @@ def test_learned_scores_choose_better_than_magnitude_and_exactly_as_many():
         weights = [task.model[0].weight, task.model[2].weight]
         trained = {name: p.detach().clone() for name, p in task.model.named_parameters()}
         if criterion == "learned":
-            report = DRIVERS["learned_scores"](task, HYDRA, 0.5, 0)
+            report = run_recipe(task, HYDRA, 0.5, 0)
             assert report.sparsity["total"] == 0.5
             for name, p in task.model.named_parameters():
                 assert th.equal(p.detach(), th.where(p == 0, 0.0, trained[name]))  # weights were chosen, not trained
@@ -95,7 +95,7 @@ def test_frozen_parameters_do_not_move(optimizer):
 def test_hydra_trains_before_chooses_and_trains_what_is_left():
     task = SmallTask(mlp((3, 16, 2)), batches(n=30), steps=120)
     recipe = replace(HYDRA, when=0.5, options={"choosing": 0.25})
-    report = DRIVERS["learned_scores"](task, recipe, 0.8, 0)
+    report = run_recipe(task, recipe, 0.8, 0)
     assert task.place == 120 and abs(report.sparsity["total"] - 0.8) < 1 / 80 and report.sparsity["total"] >= 0.8 - 1e-12
     zeros = {name: p == 0 for name, p in task.model.named_parameters() if p.dim() > 1}
     task.train(0.1)

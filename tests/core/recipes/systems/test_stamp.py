@@ -6,7 +6,7 @@ import torch as th
 from torch import nn
 
 from rl_crop.core.prune import plan_pruning, prune_model
-from rl_crop.core.recipes.drivers import DRIVERS
+from rl_crop.core.recipes.drivers import run_recipe
 from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.core.recipes.systems.stamp import SetEncoder, learn_encoder
 from tests.zoo.networks import mlp, mse
@@ -83,7 +83,7 @@ def test_the_driver_trains_prunes_once_and_trains_on():
     x = th.randn(40, 3)
     task = SmallTask(model, [(x, x[:, :2].sin()), (x + 1, (x + 1)[:, :2].sin())], steps=80)
     parameters = [id(p) for p in model.parameters()]
-    report = DRIVERS["meta"](task, STAMP, 0.6, 0)
+    report = run_recipe(task, STAMP, 0.6, 0)
     assert task.place == 80 and report.n_params_after == sum(p.numel() for p in model.parameters())
     assert 0.6 <= report.sparsity["total"] < 0.6 + 25 / 180 and [id(p) for p in model.parameters()] == parameters
     assert all(p.requires_grad for p in model.parameters()) and not any(m._forward_hooks for m in model.modules())
