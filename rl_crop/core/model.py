@@ -95,7 +95,7 @@ class Subject:
         that they have no part in scores.
     :param whole: modules left whole, as if named in ``ignore``, with the reason.
     :param optimizers: whose state is cut along.
-    :param remember: called before a cut that is compensated; what it returns is called with the transaction once all layers
+    :param before_cut: called before a cut that is compensated; what it returns is called with the transaction once all layers
         are refitted, and restores what is no layer's output.
     :param after_cut: called with the transaction once everything has its new shape.
     :param applied: called with the report of a plan that was applied by itself.
@@ -111,7 +111,7 @@ class Subject:
     unscored: frozenset[str] = frozenset()
     whole: Mapping[str, str] = field(default_factory=dict)
     optimizers: tuple[th.optim.Optimizer, ...] = ()
-    remember: Callable[[], Callable[[Transaction], None]] = field(default=lambda: lambda transaction: None)
+    before_cut: Callable[[], Callable[[Transaction], None]] = field(default=lambda: lambda transaction: None)
     after_cut: Callable[[Transaction], None] = field(default=lambda transaction: None)
     applied: Callable[[Any], None] = field(default=lambda report: None)
 

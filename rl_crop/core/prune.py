@@ -93,11 +93,11 @@ def module_subject(
     )
     copies = [Copy({name: named_tensors(m)[name] for name in tensors}, [inputs.run_of(m)], (m,)) for m in mirrors]
     return Subject(
-        model,
-        (network,),
-        Copy(tensors, [inputs.run_of(model)], (model,)),
-        tuple(copies),
-        has_observations,
+        root=model,
+        networks=(network,),
+        trained=Copy(tensors, [inputs.run_of(model)], (model,)),
+        mirrors=tuple(copies),
+        has_observations=has_observations,
         optimizers=(optimizers,) if isinstance(optimizers, th.optim.Optimizer) else tuple(optimizers),
     )
 

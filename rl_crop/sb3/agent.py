@@ -22,7 +22,7 @@ from rl_crop.sb3.adapters import describe, unwrap
 from rl_crop.sb3.batches import as_samples
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches
 from rl_crop.sb3.networks import Hyperparameters, Objective, PolicyNetworks
-from rl_crop.sb3.state import remember
+from rl_crop.sb3.state import record_event
 from rl_crop.sb3.subject import policy_subject
 
 Loss = Callable[[Any, Any], th.Tensor]
@@ -86,7 +86,7 @@ def plan_policy_pruning(
     samples = [parts.prepare(as_samples(batch, policy.device)) for batch in batches or ()]
     subject = policy_subject(policy, parts, samples, losses, mirrors or (), optimizers, model)
     if model is not None:
-        subject = replace(subject, applied=lambda report: remember(model, report, source="plan_policy_pruning"))
+        subject = replace(subject, applied=lambda report: record_event(model, report, source="plan_policy_pruning"))
     return (make_plan if chosen.structured else make_mask_plan)(subject, targets, chosen)
 
 
@@ -107,7 +107,7 @@ def prune_policy(
     keywords["batches"] = first.subject.networks[0].batches or None
     report = apply_steps(lambda target: plan_policy_pruning(model_or_policy, target, **keywords), targets, first)
     if isinstance(model_or_policy, BaseAlgorithm):
-        remember(model_or_policy, report, source="prune_policy")
+        record_event(model_or_policy, report, source="prune_policy")
     return report
 
 

@@ -32,7 +32,7 @@ class StateDependentNoise:
     def __init__(self, distribution: StateDependentNoiseDistribution, log_std: nn.Parameter, head: nn.Linear) -> None:
         self.distribution, self.log_std, self.head = distribution, log_std, head
 
-    def remember(self, runs: Sequence[Callable[[], Any]]) -> Callable[[Transaction], None]:
+    def measure(self, runs: Sequence[Callable[[], Any]]) -> Callable[[Transaction], None]:
         """
         Measure the noise before a cut.
 

@@ -27,7 +27,7 @@ LARGEST = 16 * 2**20
 """Bytes of scoring data that a checkpoint carries at most."""
 
 
-def remember(model: BaseAlgorithm, report: PruningReport, transaction: Transaction | None = None, **facts: Any) -> None:
+def record_event(model: BaseAlgorithm, report: PruningReport, transaction: Transaction | None = None, **facts: Any) -> None:
     """
     Add an event to ``model.pruning_history``, a plain list of plain dictionaries.
 
@@ -95,7 +95,7 @@ class AgentState:
         if same:
             rest = [entry for entry in history(self.model) if not any(entry is old for old in same)]
             transaction.set_attribute(self.model, "pruning_history", rest)
-        remember(
+        record_event(
             self.model, change.report, transaction, source=SOURCE, networks=sorted(self.networks), reached=change.gone,
             event=change.number, n_events=change.n_events, decided_by=change.decided_by, finished=change.finished,
             arguments=self.arguments, **facts,

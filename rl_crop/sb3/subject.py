@@ -75,9 +75,9 @@ def policy_subject(
     noise = parts.noise  # its log_std has a row for every latent feature
     noise_ties = [] if noise is None else [((names[id(noise.head.weight)], 1), (names[id(noise.log_std)], 0))]
 
-    def remember() -> Callable[[Transaction], None]:
+    def before_cut() -> Callable[[Transaction], None]:
         described = [parts, *(of_mirror for _, of_mirror in mirrored)]
-        restores = [each.noise.remember(_runs(each.forwards[:1], inputs)) for each in described if each.noise is not None]
+        restores = [each.noise.measure(_runs(each.forwards[:1], inputs)) for each in described if each.noise is not None]
 
         def restore(transaction: Transaction) -> None:
             for restore_noise in restores:
@@ -94,17 +94,17 @@ def policy_subject(
     found = [*(algorithm_optimizers(model) if model is not None else ()), *(optimizers or ())]
     found += [optimizer for owner in (policy, *mirrors) for optimizer in own_optimizers(owner)]
     return Subject(
-        policy,
-        networks,
-        Copy(tensors, _runs(parts.forwards, inputs), (policy,)),
-        tuple(copies),
-        bool(samples),
+        root=policy,
+        networks=networks,
+        trained=Copy(tensors, _runs(parts.forwards, inputs), (policy,)),
+        mirrors=tuple(copies),
+        has_observations=bool(samples),
         pinned={why: make_run(forward, inputs) for why, forward in parts.pinned.items()},
         ties=(*parts.ties, *noise_ties),
         unscored=frozenset(log_std for _, (log_std, _) in noise_ties),
         whole=whole,
         optimizers=tuple({id(optimizer): optimizer for optimizer in found}.values()),
-        remember=remember,
+        before_cut=before_cut,
         after_cut=after_cut,
     )
 

@@ -50,10 +50,15 @@ class ImportanceContext:
     keep: Mapping[str, th.Tensor] | None = None
 
     @property
-    def _tensors(self) -> list[th.Tensor]:
+    def values(self) -> list[th.Tensor]:
+        """The parameters, in order."""
         return list(self.parameters.values())
 
-    def _loss(self) -> BatchLoss:
+    def required_loss(self) -> BatchLoss:
+        """
+        :return: the loss.
+        :raises PruningError: there is none, or no batch.
+        """
         if self.loss is None or not self.batches:
             raise PruningError(
                 f"This criterion needs a gradient: give a loss and batches, or use one without ({', '.join(GRADIENT_FREE)})."
@@ -63,14 +68,14 @@ class ImportanceContext:
     @cached_property
     def gradient(self) -> dict[str, th.Tensor]:
         """The gradient g of the loss summed over the batches, by parameter name."""
-        return dict(zip(self.parameters, gradient(self._loss(), self._tensors, self.batches, self.seed), strict=True))
+        return dict(zip(self.parameters, gradient(self.required_loss(), self.values, self.batches, self.seed), strict=True))
 
     @cached_property
     def hessian_gradient(self) -> dict[str, th.Tensor]:
         """The Hessian-gradient product Hg over the same batches, by parameter name; g is zero where weights are masked."""
         keep = self.keep or {}
         vector = [g.masked_fill(~keep[name], 0) if name in keep else g for name, g in self.gradient.items()]
-        product = hessian_gradient_product(self._loss(), self._tensors, self.batches, vector, seed=self.seed)
+        product = hessian_gradient_product(self.required_loss(), self.values, self.batches, vector, seed=self.seed)
         return dict(zip(self.parameters, product, strict=True))
 
     def weights(self) -> dict[str, th.Tensor]:

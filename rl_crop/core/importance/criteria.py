@@ -31,10 +31,10 @@ def crop_gate(context: ImportanceContext) -> Saliency:
     By the product rule this is |Σ_j W_ij (Hg)_ij + b_i (H_b g)_i + Σ_j g_ij²|, so no gates are built.
     """
     weights = context.weights()
-    loss, seed = context._loss(), context.seed
+    loss, seed = context.required_loss(), context.seed
     flow = dict(zip(weights, gradient(loss, list(weights.values()), context.batches, seed), strict=True))
     product = hessian_gradient_product(
-        loss, list(weights.values()), context.batches, list(flow.values()), context._tensors, seed
+        loss, list(weights.values()), context.batches, list(flow.values()), context.values, seed
     )
     curvature = dict(zip(context.parameters, product, strict=True))
     elements = {
@@ -61,10 +61,10 @@ def taylor(context: ImportanceContext) -> Saliency:
     The first-order change of a batch's loss when weights, bias and norm of the unit are zero; squared before batches
     are summed, so that their signs do not cancel.
     """
-    loss = context._loss()
+    loss = context.required_loss()
     scores = {group.name: np.zeros(group.n_units) for group in context.groups}
     for number, batch in enumerate(context.batches):
-        flow = gradient(loss, context._tensors, [batch], context.seed + number)
+        flow = gradient(loss, context.values, [batch], context.seed + number)
         elements = {name: t.detach() * g for (name, t), g in zip(context.parameters.items(), flow, strict=True)}
         for group in context.groups:
             scores[group.name] += _over_slots(group, elements, ("out", "along")) ** 2

@@ -108,7 +108,21 @@ def make_mask_plan(subject: Subject, sparsity: Target, settings: Settings) -> Ma
     done = {module_of(name) for name in weights.tensors}
     untouched = {name: reason for name, reason in graph.untouched.items() if name not in done}
     return MaskPlan(
-        {name: after[name].cpu().numpy() for name in scores}, {name: score.cpu().numpy() for name, score in scores.items()},
-        widths, dict(widths), shares, reached, {}, params_before, params_after, flops_before, flops_after,
-        replace(graph, untouched=untouched), {}, subject, settings, time.perf_counter() - start, held,
-    )  # fmt: skip
+        keep={name: after[name].cpu().numpy() for name in scores},
+        scores={name: score.cpu().numpy() for name, score in scores.items()},
+        widths_before=widths,
+        widths_after=dict(widths),
+        sparsity=shares,
+        budget_sparsity=reached,
+        dormant={},
+        n_params_before=params_before,
+        n_params_after=params_after,
+        flops_before=flops_before,
+        flops_after=flops_after,
+        graph=replace(graph, untouched=untouched),
+        kept_units={},
+        subject=subject,
+        settings=settings,
+        seconds=time.perf_counter() - start,
+        held=held,
+    )

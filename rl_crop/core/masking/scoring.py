@@ -39,9 +39,18 @@ def element_scores(
         name: mask for name, mask in (keep or {}).items() if name in weights
     }
     context = ImportanceContext(
-        (), weights, network.loss, network.batches, lambda: [run(ones=True) for run in subject.trained.runs], dict, seed,
-        subject.trained.tensors, initial, dense, masks,
-    )  # fmt: skip
+        groups=(),
+        parameters=weights,
+        loss=network.loss,
+        batches=network.batches,
+        forward_on_ones=lambda: [run(ones=True) for run in subject.trained.runs],
+        activations=dict,
+        seed=seed,
+        tensors=subject.trained.tensors,
+        initial=initial,
+        dense=dense,
+        keep=masks,
+    )
     saliency = resolve_criterion(criterion)(context)
     if not isinstance(saliency, Mapping):
         raise PruningError(f"A criterion must return a mapping from names to scores, not {type(saliency).__name__}.")

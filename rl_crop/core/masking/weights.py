@@ -188,9 +188,19 @@ class Weights:
         """:return: what masks leave of what was there without them."""
         (n_params, flops), counts = self.left(keep), {name: (mask.numel(), int(mask.sum())) for name, mask in keep.items()}
         return PruningReport(
-            self.n_params, n_params, self.sparsities(keep), round(self.flops), flops, counts, {}, seconds, criterion, "none",
-            mask_notes(counts), structured=False,
-        )  # fmt: skip
+            n_params_before=self.n_params,
+            n_params_after=n_params,
+            sparsity=self.sparsities(keep),
+            flops_before=round(self.flops),
+            flops_after=flops,
+            widths=counts,
+            untouched={},
+            seconds=seconds,
+            criterion=criterion,
+            compensation="none",
+            notes=mask_notes(counts),
+            structured=False,
+        )
 
 
 def shuffled_units(criterion: Criterion) -> Criterion:

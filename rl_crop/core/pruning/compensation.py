@@ -65,7 +65,7 @@ class Compensator:
         self.targets: dict[str, th.Tensor] = {}
         self.biases = {id(tensor) for tensor in tensors.values()}
         self.without_bias: list[str] = []
-        self._run(self._remember)
+        self._run(self._note_targets)
 
     def _run(self, look: Callable[..., None]) -> None:
         weights = {id(self.tensors[name]): name for name in self.rows_kept}
@@ -73,7 +73,7 @@ class Compensator:
             for run in self.runs:
                 run()
 
-    def _remember(self, name: str, x: th.Tensor, weight: th.Tensor, bias: Any, call: Callable[..., th.Tensor]) -> None:
+    def _note_targets(self, name: str, x: th.Tensor, weight: th.Tensor, bias: Any, call: Callable[..., th.Tensor]) -> None:
         if name not in self.targets:
             if id(bias) not in self.biases:  # none, or one that the model computes and that cannot be refitted
                 self.without_bias.append(module_of(name) or name)

@@ -110,10 +110,18 @@ class PruningPlan:
 
     def _report(self, notes: tuple[str, ...], seconds: float) -> PruningReport:
         return PruningReport(
-            self.n_params_before, self.n_params_after, dict(self.sparsity), self.flops_before, self.flops_after, self._widths,
-            dict(self.graph.untouched), seconds, self.settings.criterion_name, self.settings.compensation,
+            n_params_before=self.n_params_before,
+            n_params_after=self.n_params_after,
+            sparsity=dict(self.sparsity),
+            flops_before=self.flops_before,
+            flops_after=self.flops_after,
+            widths=self._widths,
+            untouched=dict(self.graph.untouched),
+            seconds=seconds,
+            criterion=self.settings.criterion_name,
+            compensation=self.settings.compensation,
             notes=(*notes, *self._narrow()),
-        )  # fmt: skip
+        )
 
     def _check_unchanged(self) -> None:
         there = {id(tensor) for tensor in named_tensors(self.subject.root).values()}
@@ -137,7 +145,7 @@ class PruningPlan:
         subject, kind = self.subject, self.settings.compensation
         repairs = [] if kind == "none" else [self._compensator(copy) for copy in subject.copies]
         distillers = [Distiller(copy.tensors, copy.runs) for copy in subject.copies] if kind == "distill" else []
-        restore = subject.remember() if kind != "none" else None
+        restore = subject.before_cut() if kind != "none" else None
         changed: list[th.Tensor] = []
         seen: set[int] = set()
         for copy in subject.copies:
@@ -223,10 +231,15 @@ def _scores(
         and slot.tensor not in subject.unscored
     }
     context = ImportanceContext(
-        groups, parameters, network.loss, network.batches,
-        lambda: [run(ones=True) for run in subject.trained.runs], activations, settings.seed or 0,
-        subject.trained.tensors,
-    )  # fmt: skip
+        groups=groups,
+        parameters=parameters,
+        loss=network.loss,
+        batches=network.batches,
+        forward_on_ones=lambda: [run(ones=True) for run in subject.trained.runs],
+        activations=activations,
+        seed=settings.seed or 0,
+        tensors=subject.trained.tensors,
+    )
     return unit_scores(resolve_criterion(settings.criterion)(context), groups)
 
 
@@ -289,9 +302,23 @@ def _describe(
     }  # fmt: skip
     reached = {name: Budget(graph, names, settings.budget).sparsity(after) for name, names in shares.items()}
     return PruningPlan(
-        keep, {name: scores[name] for name in kept}, before, widths, sparsity, reached, dormant, n_params,
-        n_params - round(gone), round(flops), round(flops - flops_gone), graph, kept, subject, settings, seconds,
-    )  # fmt: skip
+        keep=keep,
+        scores={name: scores[name] for name in kept},
+        widths_before=before,
+        widths_after=widths,
+        sparsity=sparsity,
+        budget_sparsity=reached,
+        dormant=dormant,
+        n_params_before=n_params,
+        n_params_after=n_params - round(gone),
+        flops_before=round(flops),
+        flops_after=round(flops - flops_gone),
+        graph=graph,
+        kept_units=kept,
+        subject=subject,
+        settings=settings,
+        seconds=seconds,
+    )
 
 
 def _check_runs(run: Callable[..., Any]) -> None:

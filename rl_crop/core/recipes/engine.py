@@ -206,8 +206,9 @@ class PruningEngine:
         settings, outcome = replace(self.settings, seed=self.seed + self._n_changes), self.outcome
         shuffle = self.recipe.of(ScoringOptions).shuffle and not self.recipe.structured
         return State(
-            subject, settings, self.weights, outcome.masks, self.targets, due, outcome.gone, x, first, shuffle, self._initial,
-            outcome.dense[0] if outcome.dense else None,
+            subject=subject, settings=settings, weights=self.weights, masks=outcome.masks, targets=self.targets, due=due,
+            gone=outcome.gone, x=x, first=first, shuffle=shuffle, initial=self._initial,
+            dense=outcome.dense[0] if outcome.dense else None,
         )  # fmt: skip
 
     def _described(self, x: float, n_earlier: int) -> Change:
