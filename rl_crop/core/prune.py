@@ -12,7 +12,8 @@ from rl_crop.core.graph.groups import named_tensors
 from rl_crop.core.inputs import given_inputs, recorded_inputs
 from rl_crop.core.masking.plan import make_mask_plan
 from rl_crop.core.model import Copy, Network, Subject
-from rl_crop.core.pruning.plan import PruningPlan, make_plan
+from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.planning import make_plan
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.settings import Settings, Target
 from rl_crop.core.pruning.steps import apply_steps, step_targets

@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from rl_crop.core.pruning.plan import trace
+from rl_crop.core.pruning.planning import trace
 from rl_crop.sb3.task import agent_subject
 
 

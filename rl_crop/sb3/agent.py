@@ -14,7 +14,8 @@ from rl_crop.core.importance.context import GRADIENT_FREE
 from rl_crop.core.importance.criteria import needs_data
 from rl_crop.core.masking.plan import make_mask_plan
 from rl_crop.core.masking.weights import Weights
-from rl_crop.core.pruning.plan import PruningPlan, make_plan, trace
+from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.planning import make_plan, trace
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.settings import Settings, Target, check_sparsity
 from rl_crop.core.pruning.steps import apply_steps, step_targets

@@ -12,7 +12,8 @@ from rl_crop.core.graph.groups import module_of
 from rl_crop.core.masking.masks import Masks, attached_masks, release_masks
 from rl_crop.core.masking.weights import Weights
 from rl_crop.core.model import Subject
-from rl_crop.core.pruning.plan import PruningPlan, trace
+from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.planning import trace
 from rl_crop.core.pruning.report import PruningReport, mask_notes, summary_lines, table
 from rl_crop.core.pruning.settings import Settings, Target, check_sparsity, sparsity_by_network
 from rl_crop.core.pruning.surgery import Transaction

@@ -9,20 +9,15 @@ import numpy as np
 import torch as th
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.graph.groups import DependencyGraph, Group, find_units, named_tensors
+from rl_crop.core.graph.groups import DependencyGraph, named_tensors
 from rl_crop.core.graph.tracer import tensors_in
-from rl_crop.core.importance.activations import UnitActivations, dormant_shares
-from rl_crop.core.importance.context import ImportanceContext, unit_scores
-from rl_crop.core.importance.criteria import resolve_criterion
-from rl_crop.core.masking.masks import refuse_masked
-from rl_crop.core.model import Copy, Network, Subject
-from rl_crop.core.pruning.allocation import Budget, allocate
+from rl_crop.core.model import Copy, Subject
 from rl_crop.core.pruning.compensation import REFITTING, Compensator
 from rl_crop.core.pruning.distillation import Distiller
 from rl_crop.core.pruning.report import PruningReport, summary_lines, table, unit_notes
-from rl_crop.core.pruning.settings import Settings, Target, check_sparsity, sparsity_by_network
+from rl_crop.core.pruning.settings import Settings
 from rl_crop.core.pruning.surgery import Transaction, cut, forget, update_sizes
-from rl_crop.core.rng import eval_mode, isolated_rng, undisturbed
+from rl_crop.core.rng import eval_mode, isolated_rng
 
 TRACE_BATCH = 2
 
@@ -174,151 +169,6 @@ class PruningPlan:
 
     def _compensator(self, copy: Copy) -> Compensator:
         return Compensator(self.graph, self.kept_units, copy.tensors, copy.runs, self.settings.compensation)
-
-
-def make_plan(subject: Subject, sparsity: Target, settings: Settings) -> PruningPlan:
-    """
-    Score, rank and allocate; nothing is changed, generators and modes included.
-
-    :param subject: the model as its task describes it.
-    :param sparsity: one for every network that has units, or by network name; networks not named stay whole.
-    :param settings: the rest.
-    :return: the plan.
-    :raises PruningError: the arguments, the loss or the data do not allow it.
-    """
-    start = time.perf_counter()
-    check_sparsity(sparsity)
-    refuse_masked(subject.trained.tensors)
-    if settings.compensation != "none" and not subject.has_observations:
-        raise PruningError(f"compensation={settings.compensation!r} needs observations: give batches, or use 'none'.")
-    with isolated_rng(settings.seed or 0), undisturbed(subject.root):
-        graph = trace(subject, settings.ignore)
-        groups = {
-            network.name: [group for group in graph.groups.values() if group.tensors("out")[0] in network.parameters]
-            for network in subject.networks
-        }
-        if not graph.groups:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.untouched.items())
-            raise PruningError(f"The model has no layer whose units can be removed ({reasons}); nothing was pruned.")
-        targets = sparsity_by_network(sparsity, [name for name, own in groups.items() if own], settings.scope)
-        chosen = [network for network in subject.networks if targets.get(network.name)]
-        activations = UnitActivations(subject, graph)
-        scores: dict[str, np.ndarray] = {}
-        for network in chosen:
-            scores |= _scores(subject, network, groups[network.name], settings, activations)
-        kept = _allocate(graph, subject, groups, scores, targets, settings)
-        dormant = dormant_shares(activations.few(), kept, graph)
-    return _describe(subject, graph, groups, scores, kept, dormant, settings, time.perf_counter() - start)
-
-
-def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> DependencyGraph:
-    """:return: the units of a subject, found by running it on a few observations."""
-    runs = [lambda run=run: run(TRACE_BATCH) for run in subject.trained.runs]
-    pinned = {why: (lambda run=run: run(TRACE_BATCH)) for why, run in subject.pinned.items()}
-    whole = dict(subject.whole) | dict.fromkeys(ignore, "ignored on request")
-    return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, subject.ties, pinned)
-
-
-def _scores(
-    subject: Subject, network: Network, groups: list[Group], settings: Settings, activations: UnitActivations
-) -> dict[str, np.ndarray]:
-    parameters = {
-        slot.tensor: subject.trained.tensors[slot.tensor]
-        for group in groups
-        for slot in group.slots
-        # Fixed weights are buffers.
-        if (isinstance(subject.trained.tensors[slot.tensor], th.nn.Parameter) or slot.role != "along")
-        and slot.tensor not in subject.unscored
-    }
-    context = ImportanceContext(
-        groups=groups,
-        parameters=parameters,
-        loss=network.loss,
-        batches=network.batches,
-        forward_on_ones=lambda: [run(ones=True) for run in subject.trained.runs],
-        activations=activations,
-        seed=settings.seed or 0,
-        tensors=subject.trained.tensors,
-    )
-    return unit_scores(resolve_criterion(settings.criterion)(context), groups)
-
-
-def _allocate(
-    graph: DependencyGraph,
-    subject: Subject,
-    groups: dict[str, list[Group]],
-    scores: dict[str, np.ndarray],
-    targets: dict[str, float],
-    settings: Settings,
-) -> dict[str, np.ndarray]:
-    kept: dict[str, np.ndarray] = {}
-    chosen = [network for network in subject.networks if targets.get(network.name)]
-    shares = [chosen] if settings.scope == "global" and chosen else [[network] for network in chosen]
-    for together in shares:
-        names = frozenset().union(*(network.parameters for network in together))
-        budget = Budget(graph, names, settings.budget)
-        settled = {name: len(units) for name, units in kept.items()}
-        kept |= allocate(
-            [group for network in together for group in groups[network.name]],
-            scores,
-            targets[together[0].name],
-            lambda widths, budget=budget, settled=settled: budget.sparsity({**settled, **widths}),  # type: ignore[misc]
-            settings.scope,
-            settings.min_units,
-            " and ".join(network.name for network in together),
-        )
-    return kept
-
-
-def _describe(
-    subject: Subject,
-    graph: DependencyGraph,
-    groups: dict[str, list[Group]],
-    scores: dict[str, np.ndarray],
-    kept: dict[str, np.ndarray],
-    dormant: dict[str, tuple[float, float]],
-    settings: Settings,
-    seconds: float,
-) -> PruningPlan:
-    after = {name: len(units) for name, units in kept.items()}
-    budgets = {network.name: Budget(graph, network.parameters) for network in subject.networks}
-    sparsity = {name: budget.sparsity(after) for name, budget in budgets.items() if groups[name]}
-    prunable = sum(budget.cost({}) for budget in budgets.values())
-    gone = prunable - sum(budget.cost(after) for budget in budgets.values())
-    sparsity["total"] = gone / prunable if prunable else 0.0
-    # All that is trained counts, also what belongs to no network (an extractor left whole, a free log_std).
-    own = frozenset(name for name, tensor in subject.trained.tensors.items() if isinstance(tensor, th.nn.Parameter))
-    n_params = sum(int(np.prod(graph.shapes[name])) for name in own)
-    # What no unit reaches costs the same before and after, so the whole changes by what the prunable part loses.
-    flops = sum(2 * graph.applications.get(name, 0) * int(np.prod(graph.shapes[name])) for name in own)
-    flops_gone = sum(Budget(graph, own, "flops").cost(widths) * sign for widths, sign in (({}, 1), (after, -1)))
-    keep, before, widths = {}, {}, {}
-    for name, units in kept.items():
-        index = next(slot for slot in graph.groups[name].slots if slot.role == "out").index
-        keep[name] = np.sort(index[units].ravel())
-        before[name], widths[name] = index.size, keep[name].size
-    shares = {"total": own} if settings.scope == "global" else {
-        network.name: network.parameters for network in subject.networks if groups[network.name]
-    }  # fmt: skip
-    reached = {name: Budget(graph, names, settings.budget).sparsity(after) for name, names in shares.items()}
-    return PruningPlan(
-        keep=keep,
-        scores={name: scores[name] for name in kept},
-        widths_before=before,
-        widths_after=widths,
-        sparsity=sparsity,
-        budget_sparsity=reached,
-        dormant=dormant,
-        n_params_before=n_params,
-        n_params_after=n_params - round(gone),
-        flops_before=round(flops),
-        flops_after=round(flops - flops_gone),
-        graph=graph,
-        kept_units=kept,
-        subject=subject,
-        settings=settings,
-        seconds=seconds,
-    )
 
 
 def _check_runs(run: Callable[..., Any]) -> None:

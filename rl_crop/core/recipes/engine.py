@@ -12,7 +12,7 @@ from rl_crop.core.masking.masks import Masks
 from rl_crop.core.masking.weights import Weights, shuffled_units
 from rl_crop.core.model import Subject
 from rl_crop.core.prunable import prunable_parameters
-from rl_crop.core.pruning.plan import trace
+from rl_crop.core.pruning.planning import trace
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.schedules import ScheduleOptions
 from rl_crop.core.pruning.settings import Settings, Target, check_sparsity, sparsity_by_network
@@ -149,7 +149,7 @@ class PruningEngine:
             return None  # resumed, and not there again yet
         data: Batches = list if no_data and self.recipe.begins_without_data else batches
         if not self.started:
-            self.start(self.subject_of(data()))
+            self.start(self.subject_of([] if no_data else data()))
         if not self.timetable.begins(now, lambda: self._propose(data)):
             return None
         x = self._due_share(now)

@@ -9,7 +9,8 @@ import torch as th
 from rl_crop.core.masking.masks import Keep, Masks
 from rl_crop.core.masking.weights import Weights
 from rl_crop.core.model import Subject
-from rl_crop.core.pruning.plan import PruningPlan, make_plan
+from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.planning import make_plan
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.schedules import relative_sparsity
 from rl_crop.core.pruning.settings import Settings, Target

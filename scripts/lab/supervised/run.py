@@ -12,7 +12,7 @@ from lab.supervised.building import build_network, build_trainer, load_data
 from lab.supervised.config import SupervisedConfig
 from lab.supervised.data import Data
 from lab.supervised.widths import give_widths, layer_widths
-from rl_crop.core.pruning.plan import trace
+from rl_crop.core.pruning.planning import trace
 from rl_crop.core.recipes.drivers import run_recipe
 from rl_crop.evaluation.networks import weights_left
 from rl_crop.supervised.pruning import chosen_recipe

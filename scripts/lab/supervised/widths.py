@@ -10,7 +10,7 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.importance.context import ImportanceContext, Saliency
 from rl_crop.core.model import Subject
 from rl_crop.core.pruning.allocation import Budget
-from rl_crop.core.pruning.plan import make_plan, trace
+from rl_crop.core.pruning.planning import make_plan, trace
 from rl_crop.core.pruning.settings import Settings
 
 

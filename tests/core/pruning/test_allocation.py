@@ -8,7 +8,7 @@ from rl_crop.core.graph.groups import named_tensors
 from rl_crop.core.model import Copy, Network, Subject, make_run
 from rl_crop.core.prune import plan_pruning
 from rl_crop.core.pruning.allocation import Budget, allocate
-from rl_crop.core.pruning.plan import make_plan
+from rl_crop.core.pruning.planning import make_plan
 from rl_crop.core.pruning.settings import Settings
 from tests.zoo.networks import Calls, Residual, batches, cnn, mlp, mse, settled
 from tests.zoo.oracles import count_removed, n_params

@@ -5,7 +5,7 @@ import torch as th
 from torch import nn
 
 from rl_crop.core.prune import module_subject
-from rl_crop.core.pruning.plan import trace
+from rl_crop.core.pruning.planning import trace
 from rl_crop.core.recipes.perturbation import bridgeout, computed, gate_l1, gated
 from tests.zoo.networks import Residual, batches, cnn, mlp, mse, settled
 from tests.zoo.oracles import same, state

@@ -7,7 +7,7 @@ import torch as th
 from rl_crop.core.errors import PruningError
 from rl_crop.core.importance.criteria import CRITERIA
 from rl_crop.core.masking.distributions import er, erk
-from rl_crop.core.pruning.plan import make_plan
+from rl_crop.core.pruning.planning import make_plan
 from rl_crop.core.pruning.settings import Settings
 from rl_crop.core.recipes.drivers import run_recipe
 from rl_crop.core.recipes.engine import PruningEngine

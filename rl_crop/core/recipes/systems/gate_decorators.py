@@ -10,7 +10,7 @@ import torch as th
 from torch.optim import Optimizer
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.pruning.plan import trace
+from rl_crop.core.pruning.planning import trace
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.schedules import ScheduleOptions
 from rl_crop.core.recipes.drivers import Task, begun

@@ -14,7 +14,7 @@ from torch import nn
 
 from rl_crop.core.importance.activations import UnitActivations
 from rl_crop.core.importance.context import ImportanceContext, Saliency
-from rl_crop.core.pruning.plan import trace
+from rl_crop.core.pruning.planning import trace
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.recipes.drivers import Task, begun
 from rl_crop.core.recipes.perturbation import gated

@@ -6,7 +6,7 @@ import torch as th
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import module_subject
-from rl_crop.core.pruning.plan import trace
+from rl_crop.core.pruning.planning import trace
 from rl_crop.core.recipes.drivers import run_recipe
 from rl_crop.core.recipes.perturbation import gate_l1
 from rl_crop.core.recipes.registry import RECIPES
