@@ -19,6 +19,7 @@ from typing import Any
 
 # Small networks on a CPU are fastest on one thread. It must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where `lab` is
 
 import tyro
 
