@@ -129,12 +129,12 @@ class PruningCallback(BaseCallback):
         """The recipe that the arguments ask for."""
         return recipe_of(self.recipe, self._given)
 
-    @staticmethod
-    def _check_driver(recipe: Recipe) -> None:
+    def _check_driver(self, recipe: Recipe) -> None:
         if recipe.driver != "single":
+            name = repr(self.recipe) if isinstance(self.recipe, str) else "recipe"
             raise PruningError(
-                f"This recipe needs several runs or phases (driver {recipe.driver!r}), which a callback cannot have: use "
-                f"rl_crop.run_recipe(rl_crop.sb3.task.AgentTask(model, total_timesteps), recipe, sparsity)."
+                f"recipe={name} needs several runs or phases (driver {recipe.driver!r}), which a callback cannot have: use "
+                f"rl_crop.run_recipe(rl_crop.sb3.task.AgentTask(model, total_timesteps), {name}, sparsity)."
             )
 
     def _init_callback(self) -> None:
@@ -246,8 +246,9 @@ class PruningCallback(BaseCallback):
         if change is not None and change.report is not None:
             self._state.announce(self.verbose)
             if engine.recipe.n_events is not None or change.finished:
-                self.memory.clear()  # it was collected by another network
                 keep_dense_best(self.locals.get("callback"), len(self._state.events) - 1)
+        if engine.finished:
+            self.memory.clear()
         if engine.timetable.begun is None:
             for name, value in engine.timetable.readings().items():
                 self.logger.record(f"pruning/{name}", value)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import rl_crop
 from lab import doors
 from lab.door_cases import line_of
 
@@ -44,3 +45,35 @@ def test_lines_are_kept_and_compared(lines, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert ended.value.code == 1 and "2 lines compared, 1 differ." in printed and "weights" in printed
     assert "| `snap` | 0.000: 12-11-3 | 0.000: 12-11-3 |  |" in (tmp_path / "table.md").read_text()
+
+
+AGENTS = [
+    "earlycrop_s",
+    "crop_it_s",
+    "span_gradual",
+    "random_units",
+    "earlycrop_u",
+    "rigl",
+    "acdc",
+    "gmp",
+    "iss_p",
+    "greg_1",
+    "bridgeout",
+    "pat_magnitude",
+]
+"""Recipes of every strategy, schedule and kind of trigger."""
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_recipe_does_the_same_to_an_agent_through_every_door(name):
+    assert doors.differences(line_of("callback:ppo", name), line_of("task:ppo", name)) == []
+
+
+@pytest.mark.parametrize("name", ["crop_s", "rigl"])
+def test_a_recipe_does_the_same_to_an_off_policy_agent_through_every_door(name):
+    assert doors.differences(line_of("callback:td3", name), line_of("task:td3", name)) == []
+
+
+@pytest.mark.parametrize("name", [*(name for name, recipe in rl_crop.recipes.items() if recipe.driver == "single"), "(lazy)"])
+def test_every_recipe_does_the_same_through_run_recipe_and_a_loop_of_ones_own(name):
+    assert doors.differences(line_of("trainer", name), line_of("loop", name)) == []
