@@ -141,7 +141,11 @@ def by_callback(agent: str, name: str, cuts: list[str]) -> tuple[Watch, dict[str
     model.learn(TIMESTEPS, [callback, Recorder(watch)])
     history = getattr(model, "pruning_history", [])
     decided = [[event["timesteps"], event["decided_by"]] for event in history]
-    return watch, {"decided_by": decided, "sparsity": history[-1]["sparsity"] if history else {}}
+    gone: dict[str, float] = {}
+    for event in history:  # an entry is of its own event; masks count what is masked already
+        for key, share in event["sparsity"].items():
+            gone[key] = 1.0 - (1.0 - gone.get(key, 0.0)) * (1.0 - share) if event["structured"] else share
+    return watch, {"decided_by": decided, "sparsity": gone}
 
 
 def by_task(agent: str, name: str, cuts: list[str]) -> tuple[Watch, dict[str, Any]]:
