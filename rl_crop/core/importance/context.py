@@ -11,8 +11,9 @@ import torch as th
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import Group
 from rl_crop.core.importance.curvature import BatchLoss, gradient, hessian_gradient_product
+from rl_crop.core.importance.received import Received
 
-GRADIENT_FREE = ("magnitude", "random", "span", "synflow", "unit_norm", "filter_l1", "filter_l2", "relative_change")
+GRADIENT_FREE = ("magnitude", "random", "span", "obs", "synflow", "unit_norm", "filter_l1", "filter_l2", "relative_change")
 """Criteria that need no loss."""
 
 
@@ -35,6 +36,7 @@ class ImportanceContext:
     :param initial: the parameters' initial values by name, ``None`` where nobody kept them.
     :param dense: the parameters' values without masks by name, ``None`` where nothing is masked.
     :param keep: where single weights are scored, a boolean mask of each by name (``True`` is kept); ``None`` for units.
+    :param received: returns, by group, the second moments of what its consumers receive.
     """
 
     groups: Sequence[Group]
@@ -48,6 +50,7 @@ class ImportanceContext:
     initial: Mapping[str, th.Tensor] | None = None
     dense: Mapping[str, th.Tensor] | None = None
     keep: Mapping[str, th.Tensor] | None = None
+    received: Callable[[Sequence[Group]], Mapping[str, Sequence[Received]]] = field(default=lambda groups: {})
 
     @property
     def values(self) -> list[th.Tensor]:

@@ -16,6 +16,7 @@ from rl_crop.core.graph.groups import Group
 from rl_crop.core.graph.tracer import tensors_in
 from rl_crop.core.importance.context import GRADIENT_FREE, Criterion, ImportanceContext, Saliency, sum_over_slices, unit_scores
 from rl_crop.core.importance.curvature import gradient, hessian_gradient_product
+from rl_crop.core.importance.obs import errors_along, readers_of, removal_order
 from rl_crop.core.importance.redundancy import pivoted_energies
 
 
@@ -197,16 +198,37 @@ def span_crop(context: ImportanceContext) -> Saliency:
     return scores
 
 
+def obs(context: ImportanceContext) -> Saliency:
+    """
+    What consumers no longer compute once the unit goes too, after those that cost less, and what is left is refitted.
+
+    A share of the variance of what they compute: structured Optimal Brain Surgeon on what a layer receives (OBC, NeurIPS 2022;
+    ZipLM, NeurIPS 2023).
+    """
+    return _losses(context, {})
+
+
+def obs_crop(context: ImportanceContext) -> Saliency:
+    """
+    ``obs``, an output's error counting by the ``crop`` score of the weights that make it: errors count where gradient flow is.
+    (rl_crop's own.)
+    """
+    saliency = crop(context)
+    consumers = {name for group in context.groups for name in group.tensors("in")}
+    flow = {name: th.as_tensor(saliency[name]).flatten(1).sum(1).double().cpu().numpy() for name in consumers}
+    return _losses(context, {name: score for name, score in flow.items() if score.any()})  # none where weights are frozen
+
+
 CRITERIA: dict[str, Criterion] = {
     function.__name__: function
     for function in (
         crop, crop_gate, snip, snap, grasp, force, taylor, synflow, magnitude, unit_norm, filter_l1, filter_l2,
-        relative_change, random, span, span_crop,
+        relative_change, random, span, span_crop, obs, obs_crop,
     )
 }  # fmt: skip
 """Criteria by name."""
 
-SPANNING = frozenset({"span", "span_crop"})
+SPANNING = frozenset({"span", "span_crop", "obs", "obs_crop"})
 """Criteria that look at activations, so that they only rank whole units."""
 BY_UNIT = SPANNING | {"crop_gate", "snap", "taylor", "unit_norm", "filter_l1", "filter_l2"}
 """Criteria that have no score for a single weight."""
@@ -246,6 +268,19 @@ def _pre_activation(group: Group, elements: Mapping[str, th.Tensor]) -> np.ndarr
 def _incoming(context: ImportanceContext, group: Group, of: Callable[[th.Tensor], th.Tensor]) -> np.ndarray:
     """The sum of a function of the weights that make each unit."""
     return _over_slots(group, {name: of(context.parameters[name].detach()) for name in group.tensors("out")}, ("out",))
+
+
+def _losses(context: ImportanceContext, importance: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """By group, what is lost with each unit, in the order of removal; made to increase along it, so that ranks follow it."""
+    received, scores = context.received(context.groups), {}
+    for group in context.groups:
+        readers = readers_of(group, received[group.name], context.parameters, importance)
+        order = removal_order(readers)
+        scores[group.name] = np.empty(group.n_units)
+        score = 0.0
+        for unit, increment in zip(order, np.diff(errors_along(readers, order)), strict=True):
+            scores[group.name][unit] = score = max(increment, np.nextafter(score, np.inf))
+    return scores
 
 
 def _consumer_energy(context: ImportanceContext, group: Group) -> np.ndarray:

@@ -125,17 +125,25 @@ def _refit(
     fitted = []
     for group in range(n_groups):
         x = patches[:, group] - (mean_in[group] if bias is not None else 0.0)
-        noise = ROUNDING * patches[:, group].square().sum(0).mean()
+        squares = patches[:, group].square().sum(0).mean()
         y = wanted[:, group] - (mean_out[group] if bias is not None else 0.0)
-        fitted.append(plain[group] + _ridge(x, y - x @ plain[group].T, noise).T if refit_weights else plain[group])
+        fitted.append(plain[group] + _ridge(x, y - x @ plain[group].T, squares).T if refit_weights else plain[group])
     new = th.stack(fitted)
     new_bias = (mean_out - th.einsum("gof,gf->go", new, mean_in)).reshape(-1) if bias is not None else th.zeros(())
     return new.reshape(weight.shape).to(weight.dtype), new_bias.to(weight.dtype)
 
 
-def _ridge(x: th.Tensor, residual: th.Tensor, noise: th.Tensor) -> th.Tensor:
+def _ridge(x: th.Tensor, residual: th.Tensor, squares: th.Tensor) -> th.Tensor:
     """:return: B that minimises ‖x B − residual‖² + ridge · ‖B‖², so that dead columns keep their plain weights."""
     gram = x.T @ x
-    strength = th.maximum(RIDGE * gram.diagonal().mean(), noise).clamp_min(1e-30)
-    gram.diagonal().add_(strength)
+    gram.diagonal().add_(ridge_strength(gram.diagonal().mean(), squares))
     return th.linalg.solve(gram, x.T @ residual)
+
+
+def ridge_strength(variance: th.Tensor, square: th.Tensor) -> th.Tensor:
+    """
+    :param variance: mean second moment of the features a layer is refitted on, centred where it has a bias.
+    :param square: and as they are.
+    :return: what the repair adds to the diagonal of their moments.
+    """
+    return th.maximum(RIDGE * variance, ROUNDING * square).clamp_min(1e-30)

@@ -10,6 +10,7 @@ from rl_crop.core.graph.groups import DependencyGraph, Group, find_units
 from rl_crop.core.importance.activations import UnitActivations, dormant_shares
 from rl_crop.core.importance.context import ImportanceContext, unit_scores
 from rl_crop.core.importance.criteria import resolve_criterion
+from rl_crop.core.importance.received import ReceivedMoments
 from rl_crop.core.masking.masks import refuse_masked
 from rl_crop.core.model import Network, Subject
 from rl_crop.core.pruning.allocation import Budget, allocate
@@ -45,9 +46,10 @@ def make_plan(subject: Subject, sparsity: Target, settings: Settings) -> Pruning
         targets = sparsity_by_network(sparsity, [name for name, own in groups.items() if own], settings.scope)
         chosen = [network for network in subject.networks if targets.get(network.name)]
         activations = UnitActivations(subject, graph)
+        received = ReceivedMoments(subject, [group for network in chosen for group in groups[network.name]])
         scores: dict[str, np.ndarray] = {}
         for network in chosen:
-            scores |= _scores(subject, network, groups[network.name], settings, activations)
+            scores |= _scores(subject, network, groups[network.name], settings, activations, received)
         kept = _allocate(graph, subject, groups, scores, targets, settings)
         dormant = dormant_shares(activations.few(), kept, graph)
     return _describe(subject, graph, groups, scores, kept, dormant, settings, time.perf_counter() - start)
@@ -62,7 +64,12 @@ def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> DependencyGraph:
 
 
 def _scores(
-    subject: Subject, network: Network, groups: list[Group], settings: Settings, activations: UnitActivations
+    subject: Subject,
+    network: Network,
+    groups: list[Group],
+    settings: Settings,
+    activations: UnitActivations,
+    received: ReceivedMoments,
 ) -> dict[str, np.ndarray]:
     parameters = {
         slot.tensor: subject.trained.tensors[slot.tensor]
@@ -81,6 +88,7 @@ def _scores(
         activations=activations,
         seed=settings.seed or 0,
         tensors=subject.trained.tensors,
+        received=received,
     )
     return unit_scores(resolve_criterion(settings.criterion)(context), groups)
 
