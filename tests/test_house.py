@@ -11,7 +11,7 @@ FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path i
 MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
 LONGEST = 320
 BELOW = {
-    "rl_crop.core": ("rl_crop.core",),
+    "rl_crop.core": ("rl_crop.core", "rl_crop.optional"),
     "rl_crop.sb3": ("rl_crop.core", "rl_crop.sb3", "rl_crop.optional"),
     "rl_crop.supervised": ("rl_crop.core", "rl_crop.supervised", "rl_crop.optional", "rl_crop.files"),
     "rl_crop.export": ("rl_crop.core", "rl_crop.sb3", "rl_crop.export", "rl_crop.optional", "rl_crop.files"),

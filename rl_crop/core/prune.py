@@ -15,8 +15,8 @@ from rl_crop.core.model import Copy, Network, Subject
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.planning import make_plan
 from rl_crop.core.pruning.report import PruningReport
-from rl_crop.core.pruning.settings import Settings, Target
-from rl_crop.core.pruning.steps import apply_steps, step_targets
+from rl_crop.core.pruning.settings import Settings, Target, is_auto
+from rl_crop.core.pruning.steps import apply_at_once, apply_steps, step_targets
 from rl_crop.core.rng import isolated_rng
 
 ModelLoss = Callable[[nn.Module, Any], th.Tensor]
@@ -30,7 +30,7 @@ def plan_pruning(
     model: nn.Module,
     loss: ModelLoss | None,
     batches: Iterable[Any] | None,
-    sparsity: Target,
+    sparsity: Target | None = None,
     *,
     example_inputs: Any = None,
     optimizers: Sequence[th.optim.Optimizer] = (),
@@ -44,7 +44,8 @@ def plan_pruning(
     :param loss: ``loss(model, batch)``, a scalar tensor; ``None`` for criteria without a gradient.
     :param batches: an iterable that can be walked twice; ``None`` where neither criterion nor compensation needs data.
         Where ``loss`` is ``None``, the model is called on the batch, or on its first item if it is a tuple or list.
-    :param sparsity: share of the prunable parameters to remove, in [0, 1).
+    :param sparsity: share of the prunable parameters to remove, in [0, 1); ``"auto"`` (the default, where no ``max_params`` or
+        ``max_flops`` is given) finds the smallest widths at which the repaired network computes the same.
     :param example_inputs: inputs of the model (a tensor, or a tuple of arguments); by default those that ``loss`` passes.
     :param optimizers: whose state is cut along when the plan is applied. Masks hold through their steps; without any, before
         every call of the module.
@@ -107,7 +108,7 @@ def prune_model(
     model: nn.Module,
     loss: ModelLoss | None,
     batches: Iterable[Any] | None,
-    sparsity: float,
+    sparsity: Target | None = None,
     *,
     schedule: str = "one_shot",
     **keywords: Any,
@@ -120,13 +121,14 @@ def prune_model(
     :raises PruningError: nothing was changed.
     """
     batches = _listed(batches)
-    return apply_steps(lambda target: plan_pruning(model, loss, batches, target, **keywords), step_targets(sparsity, schedule))
+    if sparsity is None or is_auto(sparsity):
+        return apply_at_once(plan_pruning(model, loss, batches, sparsity, **keywords), schedule)
+    shares: Any = sparsity
+    return apply_steps(lambda target: plan_pruning(model, loss, batches, target, **keywords), step_targets(shares, schedule))
 
 
 def _settings(keywords: dict[str, Any]) -> Settings:
-    unknown = sorted(set(keywords) - set(Settings.__dataclass_fields__))
-    if unknown:
-        raise TypeError(f"Unknown arguments {unknown}; known are {sorted(Settings.__dataclass_fields__)}.")
+    Settings.check_names(keywords)
     if "ignore" in keywords and not isinstance(keywords["ignore"], str):
         keywords = {**keywords, "ignore": tuple(keywords["ignore"])}
     return Settings(**keywords)

@@ -17,8 +17,8 @@ from rl_crop.core.masking.weights import Weights
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.planning import make_plan, trace
 from rl_crop.core.pruning.report import PruningReport
-from rl_crop.core.pruning.settings import Settings, Target, check_sparsity
-from rl_crop.core.pruning.steps import apply_steps, step_targets
+from rl_crop.core.pruning.settings import Settings, Target, check_sparsity, is_auto
+from rl_crop.core.pruning.steps import apply_at_once, apply_steps, step_targets
 from rl_crop.sb3.adapters import describe, unwrap
 from rl_crop.sb3.batches import as_samples
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches
@@ -31,7 +31,7 @@ Loss = Callable[[Any, Any], th.Tensor]
 
 def plan_policy_pruning(
     model_or_policy: BaseAlgorithm | BasePolicy,
-    sparsity: Target,
+    sparsity: Target | None = None,
     *,
     networks: str | Sequence[str] | None = None,
     batches: Iterable[Any] | None = None,
@@ -52,7 +52,8 @@ def plan_policy_pruning(
 
     :param model_or_policy: an SB3 algorithm, or a bare SB3 policy (then give ``batches``).
     :param sparsity: share of each network's prunable parameters to remove, in [0, 1): one number, or by network
-        (``"actor"``, ``"critic"``); networks not named stay whole.
+        (``"actor"``, ``"critic"``); networks not named stay whole. ``"auto"``, the default where no ``max_params`` or
+        ``max_flops`` is given, finds the smallest widths at which the repaired networks compute what they do now.
     :param networks: with one number, the networks it applies to (all by default).
     :param batches: SB3 ``RolloutBufferSamples`` or ``ReplayBufferSamples``, mappings with those fields, or observations,
         normalised as the policy sees them. An algorithm's own data by default.
@@ -68,16 +69,15 @@ def plan_policy_pruning(
     :return: the plan.
     :raises PruningError: the agent, its data or the arguments do not allow it; says what to do.
     """
-    unknown = sorted(set(settings) - set(Settings.__dataclass_fields__))
-    if unknown:
-        raise TypeError(f"Unknown arguments {unknown}; known settings are {sorted(Settings.__dataclass_fields__)}.")
+    Settings.check_names(settings)
     chosen = Settings(**settings)
     model = model_or_policy if isinstance(model_or_policy, BaseAlgorithm) else None
     policy = unwrap(model_or_policy if model is None else model.policy)
     hyper = Hyperparameters(gamma, ent_coef or 0.0) if model is None else Hyperparameters.of(model, ent_coef=ent_coef)
     parts = describe(policy, hyper)
     losses = _losses(policy, parts, loss)
-    _check_gradient(policy, chosen.criterion, losses)
+    if chosen.criterion_given or not (sparsity is None or is_auto(sparsity)):
+        _check_gradient(policy, chosen.criterion, losses)
     targets = target_by_network(sparsity, networks)
     unknown = sorted(set(targets) - set(parts.modules)) if isinstance(targets, Mapping) else []
     if unknown:
@@ -92,7 +92,7 @@ def plan_policy_pruning(
 
 
 def prune_policy(
-    model_or_policy: BaseAlgorithm | BasePolicy, sparsity: Target, *, schedule: str = "one_shot", **keywords: Any
+    model_or_policy: BaseAlgorithm | BasePolicy, sparsity: Target | None = None, *, schedule: str = "one_shot", **keywords: Any
 ) -> PruningReport:
     """
     Plan and apply; see :func:`plan_policy_pruning` for the other arguments.
@@ -103,10 +103,14 @@ def prune_policy(
     :return: the report. Networks, targets and optimizer state have been cut, or masked, in place.
     :raises PruningError: nothing was changed.
     """
-    targets = step_targets(sparsity, schedule)
-    first = plan_policy_pruning(model_or_policy, targets[0], **keywords)
-    keywords["batches"] = first.subject.networks[0].batches or None
-    report = apply_steps(lambda target: plan_policy_pruning(model_or_policy, target, **keywords), targets, first)
+    if sparsity is None or is_auto(sparsity):
+        report = apply_at_once(plan_policy_pruning(model_or_policy, sparsity, **keywords), schedule)
+    else:
+        shares: Any = sparsity
+        targets = step_targets(shares, schedule)
+        first = plan_policy_pruning(model_or_policy, targets[0], **keywords)
+        keywords["batches"] = first.subject.networks[0].batches or None
+        report = apply_steps(lambda target: plan_policy_pruning(model_or_policy, target, **keywords), targets, first)
     if isinstance(model_or_policy, BaseAlgorithm):
         record_event(model_or_policy, report, source="prune_policy")
     return report
@@ -121,13 +125,17 @@ def prunable_parameters(model: BaseAlgorithm, structured: bool = True) -> dict[s
     return prunable.prunable_parameters(subject, graph, None if structured else Weights.of(subject, graph))
 
 
-def target_by_network(sparsity: Target, networks: str | Sequence[str] | None) -> Target:
+def target_by_network(sparsity: Target | None, networks: str | Sequence[str] | None) -> Any:
     """
     :param sparsity: one number, or by network.
     :param networks: the networks it applies to, or ``None`` for all.
     :return: sparsity by network where networks are named, else the one number.
     :raises PruningError: a sparsity is not in [0, 1), or the two name different networks.
     """
+    if sparsity is None:
+        if networks is not None:
+            raise PruningError("networks needs a sparsity (a number, or 'auto'): a budget names networks itself.")
+        return None
     check_sparsity(sparsity)
     if networks is None:
         return dict(sparsity) if isinstance(sparsity, Mapping) else sparsity

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
@@ -103,6 +104,7 @@ def policy_subject(
         ties=(*parts.ties, *noise_ties),
         unscored=frozenset(log_std for _, (log_std, _) in noise_ties),
         whole=whole,
+        contrasts=isinstance(policy.action_space, spaces.Discrete),
         optimizers=tuple({id(optimizer): optimizer for optimizer in found}.values()),
         before_cut=before_cut,
         after_cut=after_cut,

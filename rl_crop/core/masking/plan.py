@@ -15,7 +15,7 @@ from rl_crop.core.model import Subject
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.planning import trace
 from rl_crop.core.pruning.report import PruningReport, mask_notes, summary_lines, table
-from rl_crop.core.pruning.settings import Settings, Target, check_sparsity, sparsity_by_network
+from rl_crop.core.pruning.settings import Settings, Target, check_sparsity, is_auto, sparsity_by_network
 from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.core.rng import isolated_rng, undisturbed
 
@@ -76,7 +76,7 @@ class MaskPlan(PruningPlan):
         return ()
 
 
-def make_mask_plan(subject: Subject, sparsity: Target, settings: Settings) -> MaskPlan:
+def make_mask_plan(subject: Subject, sparsity: Target | None, settings: Settings) -> MaskPlan:
     """
     Score and rank single weights; nothing is changed, generators and modes included.
 
@@ -88,6 +88,8 @@ def make_mask_plan(subject: Subject, sparsity: Target, settings: Settings) -> Ma
     :raises PruningError: the arguments, the loss or the data do not allow it.
     """
     start = time.perf_counter()
+    if sparsity is None or is_auto(sparsity):
+        raise PruningError("structured=False needs a sparsity: only widths can be found by themselves (sparsity='auto').")
     check_sparsity(sparsity)
     with isolated_rng(settings.seed or 0), undisturbed(subject.root):
         graph = trace(subject, settings.ignore)

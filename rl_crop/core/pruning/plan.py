@@ -1,7 +1,7 @@
 """Score, rank and allocate without changing anything; then cut, compensate and check, all or nothing."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,26 @@ from rl_crop.core.pruning.report import PruningReport, summary_lines, table, uni
 from rl_crop.core.pruning.settings import Settings
 from rl_crop.core.pruning.surgery import Transaction, cut, forget, update_sizes
 from rl_crop.core.rng import eval_mode, isolated_rng
+from rl_crop.optional import require
 
 TRACE_BATCH = 2
+
+
+@dataclass(frozen=True)
+class SizePoint:
+    """
+    One size of a network that was tried.
+
+    :param asked: the sparsity that was asked for.
+    :param sparsity: the share of its prunable parameters that was gone.
+    :param n_params: parameters of the whole model then.
+    :param error: share of the variance of its outputs that was left unexplained, on held-out observations.
+    """
+
+    asked: float
+    sparsity: float
+    n_params: int
+    error: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,7 @@ class PruningPlan:
     :param flops_before: floating-point operations for one observation, see ``PruningReport``.
     :param flops_after: and after the cut.
     :param seconds: wall-clock of planning.
+    :param curve: by network whose size was to be found, the sizes that were tried, the smallest first.
     """
 
     keep: dict[str, np.ndarray]
@@ -58,6 +77,7 @@ class PruningPlan:
     subject: Subject = field(repr=False)
     settings: Settings = field(repr=False)
     seconds: float = 0.0
+    curve: Mapping[str, Sequence[SizePoint]] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         rows = []
@@ -65,8 +85,35 @@ class PruningPlan:
             shares = [f"{share:.0%}" for share in self.dormant[name]] if name in self.dormant else ["-", "-"]
             rows.append([name, str(before), str(self.widths_after[name]), *shares])
         header = ["layer", "units before", "after", "dormant", "dormant of removed"]
+        sizes = [self._found(name) for name in self.curve]
         whole = [f"left whole: {name} ({reason})" for name, reason in self.graph.untouched.items()]
-        return "\n".join([table(header, rows), *summary_lines(self), *whole, *(f"note: {note}" for note in self._narrow())])
+        return "\n".join(
+            [table(header, rows), *summary_lines(self), *sizes, *whole, *(f"note: {note}" for note in self._narrow())]
+        )
+
+    def _found(self, network: str) -> str:
+        error = next((point.error for point in self.curve[network] if point.sparsity <= self.sparsity[network] + 1e-12), 0.0)
+        return f"size of {network} found: {error:.2g} of the variance of its outputs is left unexplained"
+
+    def plot(self, path: str | None = None) -> Any:
+        """
+        Draw error against size, for sizes that were to be found.
+
+        :param path: where the picture is saved; its ending says in which format.
+        :return: the figure of matplotlib.
+        :raises PruningError: no size was to be found.
+        """
+        if not self.curve:
+            raise PruningError("There is no curve of this plan: only sparsity='auto' tries sizes.")
+        figure, axes = require("matplotlib.pyplot", "plots").subplots()
+        for name, points in self.curve.items():
+            axes.loglog([point.n_params for point in points], [max(point.error, 1e-12) for point in points], "o-", label=name)
+        axes.set_xlabel("parameters of the model")
+        axes.set_ylabel("unexplained variance of the outputs")
+        axes.legend()
+        if path is not None:
+            figure.savefig(path)
+        return figure
 
     @property
     def _widths(self) -> dict[str, tuple[int, int]]:

@@ -1,6 +1,8 @@
 """Planning: units are traced, scored, ranked and allocated; nothing is changed."""
 
 import time
+from collections.abc import Container, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch as th
@@ -14,23 +16,25 @@ from rl_crop.core.importance.received import ReceivedMoments
 from rl_crop.core.masking.masks import refuse_masked
 from rl_crop.core.model import Network, Subject
 from rl_crop.core.pruning.allocation import Budget, allocate
-from rl_crop.core.pruning.plan import TRACE_BATCH, PruningPlan
-from rl_crop.core.pruning.settings import Settings, Target, check_sparsity, sparsity_by_network
+from rl_crop.core.pruning.automatic import FOUND_BY, WITHOUT_GRADIENT, Trials, for_fitting, smallest, tolerance_of
+from rl_crop.core.pruning.plan import TRACE_BATCH, PruningPlan, SizePoint
+from rl_crop.core.pruning.settings import AUTO, Settings, Target
+from rl_crop.core.pruning.targets import resolve_targets, rounded
 from rl_crop.core.rng import isolated_rng, undisturbed
 
 
-def make_plan(subject: Subject, sparsity: Target, settings: Settings) -> PruningPlan:
+def make_plan(subject: Subject, sparsity: Target | None, settings: Settings) -> PruningPlan:
     """
     Score, rank and allocate; nothing is changed, generators and modes included.
 
     :param subject: the model as its task describes it.
-    :param sparsity: one for every network that has units, or by network name; networks not named stay whole.
+    :param sparsity: one for every network that has units, or by network name; networks not named stay whole. ``"auto"`` finds
+        the smallest size that computes the same; so does ``None``, where the settings hold no budget.
     :param settings: the rest.
     :return: the plan.
     :raises PruningError: the arguments, the loss or the data do not allow it.
     """
     start = time.perf_counter()
-    check_sparsity(sparsity)
     refuse_masked(subject.trained.tensors)
     if settings.compensation != "none" and not subject.has_observations:
         raise PruningError(f"compensation={settings.compensation!r} needs observations: give batches, or use 'none'.")
@@ -43,16 +47,41 @@ def make_plan(subject: Subject, sparsity: Target, settings: Settings) -> Pruning
         if not graph.groups:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in graph.untouched.items())
             raise PruningError(f"The model has no layer whose units can be removed ({reasons}); nothing was pruned.")
-        targets = sparsity_by_network(sparsity, [name for name, own in groups.items() if own], settings.scope)
-        chosen = [network for network in subject.networks if targets.get(network.name)]
-        activations = UnitActivations(subject, graph)
-        received = ReceivedMoments(subject, [group for network in chosen for group in groups[network.name]])
+        wanted = resolve_targets(sparsity, settings, subject, graph, [name for name, own in groups.items() if own])
+        automatic = AUTO in wanted.values()
+        if settings.max_params is not None or settings.max_flops is not None:
+            settings = replace(settings, budget="params" if settings.max_flops is None else "flops")
+        if automatic and not subject.has_observations:
+            raise PruningError("sparsity='auto' compares outputs on observations: give batches, or a sparsity.")
+        if automatic and not settings.criterion_given:
+            gradients = all(network.loss is not None for network in subject.networks if wanted.get(network.name))
+            settings = replace(settings, criterion=FOUND_BY if gradients else WITHOUT_GRADIENT)
+        looked_at = for_fitting(subject) if automatic else subject
+        chosen = [network for network in looked_at.networks if wanted.get(network.name)]
+        activations = UnitActivations(looked_at, graph)
+        received = ReceivedMoments(looked_at, [group for network in chosen for group in groups[network.name]])
         scores: dict[str, np.ndarray] = {}
         for network in chosen:
-            scores |= _scores(subject, network, groups[network.name], settings, activations, received)
-        kept = _allocate(graph, subject, groups, scores, targets, settings)
+            scores |= _scores(looked_at, network, groups[network.name], settings, activations, received)
+        targets = {name: share for name, share in wanted.items() if not isinstance(share, str)}
+        found = [name for name in wanted if name not in targets]
+        trials, curve = Trials(subject) if found else None, {}
+        for name in found:
+
+            def point_at(share: float, name: str = name) -> SizePoint | None:
+                try:
+                    kept = _allocate(graph, looked_at, groups, scores, {name: share}, settings, found)
+                except PruningError:
+                    return None  # of fewer units than may be
+                trial = _describe(looked_at, graph, groups, scores, kept, {}, settings, 0.0)
+                assert trials is not None
+                return SizePoint(share, trial.budget_sparsity[name], trial.n_params_after, trials.error(trial))
+
+            targets[name], curve[name] = smallest(point_at, tolerance_of(settings.tolerance, name))
+        kept = _allocate(graph, subject, groups, scores, targets, settings, found)
         dormant = dormant_shares(activations.few(), kept, graph)
-    return _describe(subject, graph, groups, scores, kept, dormant, settings, time.perf_counter() - start)
+    plan = _describe(subject, graph, groups, scores, kept, dormant, settings, time.perf_counter() - start)
+    return replace(plan, curve=curve)
 
 
 def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> DependencyGraph:
@@ -98,8 +127,9 @@ def _allocate(
     subject: Subject,
     groups: dict[str, list[Group]],
     scores: dict[str, np.ndarray],
-    targets: dict[str, float],
+    targets: Mapping[str, float],
     settings: Settings,
+    found_sizes: Container[str] = (),
 ) -> dict[str, np.ndarray]:
     kept: dict[str, np.ndarray] = {}
     chosen = [network for network in subject.networks if targets.get(network.name)]
@@ -108,7 +138,7 @@ def _allocate(
         names = frozenset().union(*(network.parameters for network in together))
         budget = Budget(graph, names, settings.budget)
         settled = {name: len(units) for name, units in kept.items()}
-        kept |= allocate(
+        found = allocate(
             [group for network in together for group in groups[network.name]],
             scores,
             targets[together[0].name],
@@ -117,6 +147,8 @@ def _allocate(
             settings.min_units,
             " and ".join(network.name for network in together),
         )
+        up = together[0].name in found_sizes  # keeping more cannot make an error larger, and would miss a budget
+        kept |= found if settings.round_to == 1 else rounded(found, scores, settings.round_to, up)
     return kept
 
 

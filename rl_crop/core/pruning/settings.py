@@ -1,7 +1,7 @@
 """How units are chosen and what repairs the cut: the keywords of planning and pruning, checked."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,8 +12,11 @@ from rl_crop.core.masking.distributions import ELEMENT_SCOPES
 from rl_crop.core.pruning.allocation import BUDGETS, SCOPES
 from rl_crop.core.pruning.compensation import COMPENSATIONS
 
-Target = float | Mapping[str, float]
+AUTO = "auto"
+Shares = float | Mapping[str, float]
 """A sparsity for every network, or one by network name."""
+Target = Shares | str | Mapping[str, float | str]
+"""The same; ``"auto"`` where a size is to be found."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Settings:
     """
     How units are chosen and what repairs the cut; the keywords of every ``plan_...`` and ``prune_...`` function.
 
-    :param criterion: a name in :data:`~rl_crop.core.importance.criteria.CRITERIA`, or a function of a ``ImportanceContext``.
+    :param criterion: a name in :data:`~rl_crop.core.importance.criteria.CRITERIA`, or a function of an ``ImportanceContext``;
+        by default ``"crop"``, or ``"obs_crop"`` where a size is to be found.
     :param scope: ``"network"`` (one ranking a network), ``"layer"`` (the same share of units in every layer) or
         ``"global"`` (one ranking and one budget over all networks); of weights also ``"er"`` and ``"erk"`` (densities by
         the shapes of a network's layers).
@@ -33,9 +37,14 @@ class Settings:
         would leave there (of each cut, where several follow each other). Of weights ranked over several layers: those that
         every layer and every output of a network keep.
     :param seed: of everything random (0 where ``None``).
+    :param max_params: instead of a sparsity, how many parameters may be left: of all that is trained, or by network.
+    :param max_flops: the same in floating-point operations for one observation.
+    :param round_to: widths are multiples of this; a budget or a share is still met, and so is the tolerance of ``"auto"``.
+    :param tolerance: of ``sparsity="auto"``: the share of the variance of a network's outputs that may be left unexplained on
+        held-out observations, one number or by network; 1e-3 where ``None``.
     """
 
-    criterion: str | Criterion = "crop"
+    criterion: str | Criterion = ""
     scope: str = "network"
     budget: str = "params"
     structured: bool = True
@@ -43,8 +52,16 @@ class Settings:
     ignore: tuple[str, ...] = ()
     min_units: float = 1
     seed: int | None = None
+    max_params: float | Mapping[str, float] | None = None
+    max_flops: float | Mapping[str, float] | None = None
+    round_to: int = 1
+    tolerance: float | Mapping[str, float] | None = None
+    criterion_given: bool = field(init=False, default=True, repr=False)
 
     def __post_init__(self) -> None:
+        if self.criterion == "":
+            object.__setattr__(self, "criterion", "crop")
+            object.__setattr__(self, "criterion_given", False)
         resolve_criterion(self.criterion)
         scopes = SCOPES if self.structured else ELEMENT_SCOPES
         choices = {"scope": scopes, "budget": BUDGETS, "compensation": COMPENSATIONS}
@@ -53,6 +70,10 @@ class Settings:
         if not (share and self.structured) and (not _whole(self.min_units) or self.min_units < 1):
             also = ", or a share in (0, 1) of the units that equal shares would leave" if self.structured else ""
             raise PruningError(f"min_units={self.min_units!r} must be an integer of at least 1{also}.")
+        check_counts({"round_to": self.round_to})
+        check_tolerance(self.tolerance)
+        if self.max_params is not None and self.max_flops is not None:
+            raise PruningError("max_params and max_flops are two budgets: give one of them.")
         if self.seed is not None:
             if not _whole(self.seed) or not 0 <= self.seed < 2**63:
                 raise PruningError(f"seed={self.seed!r} must be None or an integer of at least 0 and below 2**63.")
@@ -64,7 +85,17 @@ class Settings:
                 raise PruningError(f"criterion={self.criterion!r} ranks whole units: it needs structured=True.")
             if self.budget != "params":
                 raise PruningError(f"budget={self.budget!r} counts what units cost: masks (structured=False) need 'params'.")
+            if self.max_params is not None or self.max_flops is not None or self.round_to != 1:
+                raise PruningError("max_params, max_flops and round_to are of units: masks (structured=False) take a share.")
             object.__setattr__(self, "compensation", "none")
+
+    @classmethod
+    def check_names(cls, names: Iterable[str]) -> None:
+        """:raises TypeError: one is no setting."""
+        known = sorted(each.name for each in fields(cls) if each.init)
+        unknown = sorted(set(names) - set(known))
+        if unknown:
+            raise TypeError(f"Unknown arguments {unknown}; known settings are {known}.")
 
     @property
     def criterion_name(self) -> str:
@@ -96,7 +127,7 @@ def _whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def sparsity_by_network(sparsity: Target, names: list[str], scope: str) -> dict[str, float]:
+def sparsity_by_network(sparsity: Any, names: list[str], scope: str) -> dict[str, Any]:
     """:return: the target of every named network; raises :class:`PruningError` for what is not in [0, 1)."""
     if isinstance(sparsity, Mapping):
         unknown = sorted(set(sparsity) - set(names))
@@ -107,9 +138,26 @@ def sparsity_by_network(sparsity: Target, names: list[str], scope: str) -> dict[
     return dict(sparsity) if isinstance(sparsity, Mapping) else dict.fromkeys(names, sparsity)
 
 
+def is_auto(sparsity: Any) -> bool:
+    """:return: whether a size is to be found, of one network at least."""
+    values = sparsity.values() if isinstance(sparsity, Mapping) else [sparsity]
+    return any(isinstance(value, str) and value == AUTO for value in values)
+
+
+def check_tolerance(tolerance: Any) -> None:
+    """:raises PruningError: it is neither ``None`` nor a number in (0, 1), or a mapping from network to such numbers."""
+    for name, value in (tolerance if isinstance(tolerance, Mapping) else {"": tolerance}).items():
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < float(value) < 1):
+            what = f"tolerance of {name}" if name else "tolerance"
+            raise PruningError(f"{what} is {value!r}: it must be None or a number in (0, 1), such as 0.001 for 0.1 %.")
+
+
 def check_sparsity(sparsity: Any) -> None:
-    """:raises PruningError: it is neither a number in [0, 1) nor a mapping from network to such numbers."""
+    """:raises PruningError: it is neither a number in [0, 1), nor ``"auto"``, nor a mapping from network to such values."""
     for name, value in (sparsity if isinstance(sparsity, Mapping) else {"": sparsity}).items():
+        if isinstance(value, str) and value == AUTO:
+            continue
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
             what = f"sparsity of {name}" if name else "sparsity"
-            raise PruningError(f"{what} is {value!r}: it must be a number in [0, 1), such as 0.9 for 90 %.")
+            raise PruningError(f"{what} is {value!r}: it must be a number in [0, 1), such as 0.9 for 90 %, or 'auto'.")

@@ -3,16 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from rl_crop.core.errors import PruningError
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.schedules import INNER, ScheduleOptions, relative_sparsity
-from rl_crop.core.pruning.settings import Target, check_choices, check_sparsity
+from rl_crop.core.pruning.settings import Shares, check_choices, check_sparsity
 from rl_crop.core.pruning.surgery import Transaction
 
 STEPPED = ("one_shot", "iterative")
 
 
-def step_targets(sparsity: Target, schedule: str) -> list[Target]:
+def step_targets(sparsity: Shares, schedule: str) -> list[Shares]:
     """
     What is gone after each step of one event, of the network as it was before it.
 
@@ -56,7 +57,7 @@ def event_steps(
 
 
 def apply_steps(
-    plan_for: Callable[[Target], PruningPlan], targets: Sequence[Target], first: PruningPlan | None = None
+    plan_for: Callable[[Shares], PruningPlan], targets: Sequence[Shares], first: PruningPlan | None = None
 ) -> PruningReport:
     """
     Plan and apply one step after the other; all of them, or none.
@@ -82,7 +83,21 @@ def apply_steps(
     return merge_reports(reports)
 
 
-def _rest(target: Target, left: Mapping[str, float]) -> Target:
+def apply_at_once(plan: PruningPlan, schedule: str) -> PruningReport:
+    """
+    Apply the plan of a size that was found, or of a budget.
+
+    :param schedule: must be ``"one_shot"``: what is not a share has no steps.
+    :raises PruningError: it is another one.
+    """
+    check_choices({"schedule": (schedule, STEPPED)})
+    if schedule != "one_shot":
+        raise PruningError(f"schedule={schedule!r} needs a sparsity: a size or a budget is met in one step.")
+    with Transaction() as transaction:
+        return plan.apply(transaction)
+
+
+def _rest(target: Shares, left: Mapping[str, float]) -> Shares:
     """A step starts from what the earlier ones really removed, so that their overshoots do not add up."""
 
     def more(share: float, left: float) -> float:
