@@ -6,6 +6,7 @@ from rl_crop.core import inputs
 from rl_crop.core.inputs import given_inputs, recorded_inputs
 from rl_crop.core.model import make_run
 from tests.zoo.networks import Calls, batches, mlp, mse
+from tests.zoo.snapshots import hooks
 
 
 def echo(**modules):
@@ -81,7 +82,7 @@ def test_the_model_is_as_it_was():
     generator = th.get_rng_state()
     recorded_inputs(model, lambda m, b: mse(m, b) + th.rand(1), batches())
     assert model.training and model[1].num_batches_tracked == 0 and th.equal(generator, th.get_rng_state())
-    assert not model._forward_pre_hooks
+    assert hooks(model) == []
 
 
 def test_runs():

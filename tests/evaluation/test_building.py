@@ -54,7 +54,7 @@ def test_action_noise_from_a_file():
     data = {"env": "Pendulum-v1", "algo": "td3", "n_timesteps": 10, "noise_type": "normal", "noise_std": 0.3}
     config = RunConfig.from_dict(data)
     model = build_model(config, build_env(config, 0), 0)
-    assert type(model.action_noise).__name__ == "NormalActionNoise" and model.action_noise._sigma == pytest.approx(0.3)
+    assert repr(model.action_noise) == "NormalActionNoise(mu=[0.], sigma=[0.3])"
     assert RunConfig.from_dict(config.to_dict()) == config
     with pytest.raises(ConfigError, match="noise_type: white"):
         build_model(RunConfig.from_dict(data | {"noise_type": "white"}), build_env(config, 0), 0)

@@ -1,11 +1,11 @@
 """What holds on every engine."""
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import sys
 import time
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -91,18 +91,23 @@ def test_cells_whose_server_died_are_ended_before_they_are_run_again(cell, tmp_p
     endless = dataclasses.replace(cell, config=dataclasses.replace(cell.config, n_timesteps=10**9))
     progress = Sweep(store, engine, retries=1).run([endless])
     assert next(progress).status == "started"
-    (process,) = engine._running
-    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+    (process,) = multiprocessing.active_children()
+    os.kill(int(status(process.pid)[1]), signal.SIGKILL)  # its parent is the server
     assert next(progress).status == "died" and not_running(process.pid)
     assert next(progress).status == "started"
     progress.close()
+
+
+def status(pid):
+    """:return: what Linux says of a process after its name: state, parent, …"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def not_running(pid):
     """:return: whether a process ends within some seconds, or only waits to be reaped"""
     for _ in range(500):
         try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            if status(pid)[0] == "Z":
                 return True
         except FileNotFoundError:
             return True

@@ -116,11 +116,13 @@ def test_atari_is_recognised_and_preprocessed_once():
         assert layers(env) == [VecTransposeImage, VecFrameStack] and env.observation_space.shape == (4, 84, 84)
         assert is_wrapped(env.envs[0], AtariWrapper)
         # one frame a step below the preprocessing, four above it
-        assert env.envs[0].unwrapped._frameskip == 1
         env.reset()
-        start = env.envs[0].unwrapped.ale.getEpisodeFrameNumber()
+        raw = env.envs[0].unwrapped
+        start = raw.ale.getEpisodeFrameNumber()
         env.step([0])
-        assert env.envs[0].unwrapped.ale.getEpisodeFrameNumber() == start + 4
+        assert raw.ale.getEpisodeFrameNumber() == start + 4
+        raw.step(0)
+        assert raw.ale.getEpisodeFrameNumber() == start + 5
     raw = build_env(RunConfig.from_dict(PONG | {"atari": False, "frame_stack": 1}), 0)
     assert raw.observation_space.shape == (3, 210, 160) and not is_wrapped(raw.envs[0], AtariWrapper)
 

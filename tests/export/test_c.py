@@ -13,7 +13,8 @@ from torch import nn
 
 import rl_crop
 from rl_crop.export.c_functions import ACTIVATIONS
-from tests.zoo.export_agents import AGENTS, BOX, PARTS, RECURRENT, TORQUES, WITH_IMAGES, build, given, kw
+from tests.zoo.exported import AGENTS, RECURRENT, WITH_IMAGES, toy_agent
+from tests.zoo.worlds import PARTS, TORQUES, given
 
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1"]
 
@@ -76,7 +77,7 @@ def test_activations(tmp_path):
     kinds += [nn.ELU(0.3), nn.CELU(2.0), nn.LeakyReLU(0.2), nn.Softplus(3.0, 5.0), nn.Hardtanh(-0.5, 0.25)]
     kinds += [nn.GELU(), nn.GELU("tanh"), nn.Identity()]
     wide = spaces.Box(-1e6, 1e6, (len(kinds),), np.float32)
-    model = build(PPO, spaces.Box(-np.inf, np.inf, (1,)), wide, policy_kwargs={"net_arch": []})
+    model = toy_agent(PPO, spaces.Box(-np.inf, np.inf, (1,)), wide, net_arch=[])
     model.policy.features_extractor.flatten = Chain(kinds)
     model.policy.action_net = nn.Identity()
     model.env = None
@@ -88,7 +89,7 @@ def test_activations(tmp_path):
 
 
 def test_constants_are_those_of_the_weights(tmp_path):
-    model = build(TD3, BOX, TORQUES, policy_kwargs={"net_arch": []})
+    model = toy_agent(TD3, net_arch=[])
     layer = model.policy.actor.mu[0]
     with th.no_grad():
         layer.weight.copy_(th.tensor([[1e-30, 1.0, -1 / 3], [16777216.0, 1e20, 7.0]]))
@@ -122,7 +123,7 @@ class Squared(nn.Module):
 
 
 def test_unknown_calls_are_named(tmp_path):
-    model = build(PPO, **kw(activation_fn=Squared))
+    model = toy_agent(PPO, policy_kwargs={"activation_fn": Squared})
     with pytest.raises(rl_crop.PruningError, match="pow"):
         rl_crop.export_actor(model, tmp_path / "policy.c")
 
@@ -145,7 +146,7 @@ class Twice(BaseFeaturesExtractor):
 
 
 def test_what_is_read_twice_is_not_overwritten(tmp_path):
-    model = build(PPO, PARTS, TORQUES, **kw(features_extractor_class=Twice))
+    model = toy_agent(PPO, PARTS, TORQUES, policy_kwargs={"features_extractor_class": Twice})
     rl_crop.export_actor(model, tmp_path / "policy.c")
     act, observation = Library(tmp_path / "policy.c", model), model.observation_space.sample()
     wanted, _ = model.predict(observation, deterministic=True)
@@ -160,6 +161,6 @@ class Stacked(Twice):
 
 
 def test_a_concatenation_of_rows_is_refused(tmp_path):
-    model = build(PPO, PARTS, n_envs=1, **kw(features_extractor_class=Stacked))
+    model = toy_agent(PPO, PARTS, n_envs=1, policy_kwargs={"features_extractor_class": Stacked})
     with pytest.raises(rl_crop.PruningError, match="cat"):
         rl_crop.export_actor(model, tmp_path / "policy.c")

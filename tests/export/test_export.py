@@ -1,6 +1,5 @@
 """What holds for every format: the comparison, what an error leaves, what an export does not touch."""
 
-import random
 import subprocess
 import sys
 
@@ -10,35 +9,14 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 import rl_crop
 from rl_crop.export.check import full_precision
-from tests.zoo.export_agents import AGENTS, BOX, CHOICE, TORQUES, Toy, build, kw
-
-
-def fingerprint(model):
-    """All that an export might move."""
-    modes = [module.training for module in model.policy.modules()]
-    tensors = [tensor.detach().clone() for tensor in (*model.policy.parameters(), *model.policy.buffers())]
-    env = model.get_env()
-    states = [env.unwrapped.envs[0].np_random.bit_generator.state, env.unwrapped.envs[0].steps]
-    if isinstance(env, VecNormalize):
-        states += [env.obs_rms.mean.copy(), env.obs_rms.count, env.training]
-    generators = [random.getstate(), np.random.get_state()[1].copy(), th.get_rng_state(), model.observation_space._np_random]
-    return [modes, tensors, states, generators, model.num_timesteps]
-
-
-def assert_equal(one, other):
-    if isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        for first, second in zip(one, other):
-            assert_equal(first, second)
-    elif isinstance(one, (np.ndarray, th.Tensor)):
-        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
-    else:
-        assert one == other
+from tests.zoo.agents import ppo, sac
+from tests.zoo.exported import AGENTS, toy_agent
+from tests.zoo.snapshots import everything, unmoved
+from tests.zoo.worlds import BOX, CHOICE, TORQUES, Toy
 
 
 @pytest.mark.parametrize("name", ["ppo_normalized", "sac_norms", "crossq", "maskable"])
@@ -47,10 +25,12 @@ def test_nothing_of_the_agent_moves(name, tmp_path):
     model.get_env().reset()
     model.get_env().training = True  # statistics would move with every step
     model.policy.train()
-    before = fingerprint(model)
-    rl_crop.export_actor(model, tmp_path / "policy.c")
-    rl_crop.export_actor(model, tmp_path / "policy.c", env=model.get_env())  # its own, though it is named
-    assert_equal(fingerprint(model), before)
+    env = model.get_env().unwrapped.envs[0]
+    before = env.np_random.bit_generator.state, env.steps
+    with unmoved(model, everything):
+        rl_crop.export_actor(model, tmp_path / "policy.c")
+        rl_crop.export_actor(model, tmp_path / "policy.c", env=model.get_env())  # its own, though it is named
+    assert (env.np_random.bit_generator.state, env.steps) == before
 
 
 def test_batch_statistics_are_not_those_of_the_batch(tmp_path):
@@ -77,7 +57,7 @@ class Improved(PPO):
 @pytest.mark.parametrize("actions", [TORQUES, CHOICE])
 @pytest.mark.parametrize("suffix", [".c", ".onnx"])
 def test_a_file_that_differs_is_not_written(actions, suffix, tmp_path):
-    model = build(Improved, BOX, actions, **kw())
+    model = toy_agent(Improved, BOX, actions)
     path = tmp_path / f"policy{suffix}"
     with pytest.raises(rl_crop.PruningError, match="predict"):
         rl_crop.export_actor(model, path)
@@ -98,7 +78,7 @@ class Other(DQN):
 
 @pytest.mark.parametrize(("gap", "scale", "is_tie"), [(0.0, 1.0, True), (1e-4, 1.0, False), (1e-4, 1000.0, True)])
 def test_ties_are_counted_and_nothing_else_is_forgiven(gap, scale, is_tie, tmp_path):
-    model = build(Other, **kw())
+    model = toy_agent(Other)
     last = model.policy.q_net.q_net[-1]
     with th.no_grad():
         last.weight.zero_()
@@ -113,12 +93,12 @@ def test_ties_are_counted_and_nothing_else_is_forgiven(gap, scale, is_tie, tmp_p
 
 def test_differences_are_measured_by_the_range_of_a_squashed_action(tmp_path):
     wide = spaces.Box(-3000.0, 3000.0, (1,), np.float32)
-    report = rl_crop.export_actor(build(SAC, BOX, wide, **kw()), tmp_path / "policy.c")
+    report = rl_crop.export_actor(toy_agent(SAC, BOX, wide), tmp_path / "policy.c")
     assert report.largest_difference < 1e-5
 
 
 def test_actions_that_are_not_numbers_are_refused(tmp_path):
-    model = build(SAC, BOX, TORQUES, **kw())
+    model = toy_agent(SAC)
     with th.no_grad():
         model.policy.actor.mu.bias.fill_(float("nan"))
     with pytest.raises(rl_crop.PruningError, match="finite"):
@@ -126,7 +106,7 @@ def test_actions_that_are_not_numbers_are_refused(tmp_path):
 
 
 def test_a_fresh_environment_is_stepped_where_one_can_be_made(tmp_path):
-    model = PPO("MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2, seed=0), n_steps=16, batch_size=16)
+    model = ppo({"env_id": "Pendulum-v1", "n_envs": 2})
     states = [env.unwrapped.np_random.bit_generator.state for env in model.get_env().unwrapped.envs]
     assert rl_crop.export_actor(model, tmp_path / "policy.c").origin == "a fresh environment"
     assert states == [env.unwrapped.np_random.bit_generator.state for env in model.get_env().unwrapped.envs]
@@ -134,13 +114,13 @@ def test_a_fresh_environment_is_stepped_where_one_can_be_made(tmp_path):
 
 def test_a_given_gymnasium_environment_is_stepped(tmp_path):
     env = gym.make("Pendulum-v1")
-    model = SAC("MlpPolicy", env, policy_kwargs={"net_arch": [8]})
+    model = sac(env)
     model.env = None
     assert rl_crop.export_actor(model, tmp_path / "policy.c", env=env).origin == "the environment"
 
 
 def test_buffers_hold_real_observations(tmp_path):
-    model = build(SAC, BOX, TORQUES, normalize={}, learning_starts=10, **kw())
+    model = toy_agent(SAC, normalize={}, learning_starts=10)
     model.learn(40)
     report = rl_crop.export_actor(model, tmp_path / "policy.c")
     assert report.origin == "the agent's buffer and the space" and report.n_observations == 256 + 40
@@ -148,7 +128,7 @@ def test_buffers_hold_real_observations(tmp_path):
 
 def test_normalisation_that_cannot_be_folded_in_is_refused(tmp_path):
     inner = VecNormalize(DummyVecEnv([lambda: Toy(BOX, CHOICE)]))
-    model = PPO("MlpPolicy", VecFrameStack(inner, 2), n_steps=16, batch_size=16)
+    model = ppo(VecFrameStack(inner, 2))
     with pytest.raises(rl_crop.PruningError, match="VecFrameStack"):
         rl_crop.export_actor(model, tmp_path / "policy.c")
     outer = VecNormalize(VecFrameStack(DummyVecEnv([lambda: Toy(BOX, CHOICE)]), 2))

@@ -6,7 +6,8 @@ import pytest
 import torch as th
 
 import rl_crop
-from tests.zoo.export_agents import AGENTS, RECURRENT, WITH_IMAGES, given
+from tests.zoo.exported import AGENTS, RECURRENT, WITH_IMAGES
+from tests.zoo.worlds import given
 
 STATES = ("hidden_state", "cell_state")
 
@@ -110,7 +111,7 @@ def test_images_of_a_loaded_agent_have_the_channels_of_its_policy(tmp_path):
 
 
 def test_a_pruned_agent_and_a_bare_policy(tmp_path):
-    model = AGENTS["ppo_sde_squashed"]()
+    model = AGENTS["ppo_sde_squashed"](n_steps=16)
     before = rl_crop.export_actor(model, tmp_path / "before.onnx").n_bytes
     model.learn(32)
     rl_crop.prune_policy(model, sparsity=0.8, criterion="magnitude")

@@ -7,7 +7,8 @@ import torch as th
 
 import rl_crop
 from rl_crop.sb3.subject import algorithm_optimizers
-from tests.zoo.agents import AGENTS, SCORING, equal, sac, tensors
+from tests.zoo.agents import AGENTS, SCORING, sac
+from tests.zoo.snapshots import same, tensors
 
 
 def moments(model):
@@ -56,7 +57,7 @@ def test_twins_and_targets_lose_the_same_units(n_critics, compensation):
             name = f"{owner}.qf{twin}.0.weight"
             assert th.equal(after[name], before[name][rows]), name
     targets = {name: tensor for name, tensor in after.items() if name.startswith("critic_target.")}
-    assert equal(targets, {name: after[name.replace("critic_target.", "critic.")] for name in targets})
+    assert same(targets, {name: after[name.replace("critic_target.", "critic.")] for name in targets})
     model.learn(32, reset_num_timesteps=False)
     for critic, target in zip(model.critic.parameters(), model.critic_target.parameters(), strict=True):
         assert th.equal(critic, target)

@@ -1,18 +1,16 @@
 """Planning changes nothing: neither on data that the agent has, nor where a rollout has to be collected for it."""
 
-import copy
 import random
 
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
 import rl_crop
-from rl_crop import PruningPlan
-from tests.zoo.agents import AGENTS, SCORING, equal, noise, ppo, sac, tensors
-from tests.zoo.planning import assert_untouched, everything
+from tests.zoo.agents import AGENTS, SCORING, ppo, sac
+from tests.zoo.callbacks import Watch
+from tests.zoo.snapshots import all_but_the_environment, everything, last_observation, noise, same, tensors, unmoved
 
 CRITERIA = ["crop", "crop_gate", "snip", "grasp", "synflow", "magnitude", "random", "span", "span_crop"]
 
@@ -21,18 +19,16 @@ CRITERIA = ["crop", "crop_gate", "snip", "grasp", "synflow", "magnitude", "rando
 @pytest.mark.parametrize("name", ["ppo_sde", "sac_sde"])
 def test_with_data_by_every_criterion(name, criterion):
     model = AGENTS[name]().learn(128)
-    before = everything(model)
-    str(rl_crop.plan_policy_pruning(model, 0.6, criterion=criterion, **SCORING))
-    assert_untouched(model, before)
+    with unmoved(model, everything):
+        str(rl_crop.plan_policy_pruning(model, 0.6, criterion=criterion, **SCORING))
 
 
 @pytest.mark.parametrize("name", ["ppo_images", "dqn", "recurrent", "td3_own_shared", "crossq"])
 def test_with_data_while_training(name):
     model = AGENTS[name]().learn(64)
     model.policy.set_training_mode(True)
-    before = everything(model)
-    rl_crop.plan_policy_pruning(model, 0.6, criterion="span_crop", compensation="distill", **SCORING)
-    assert_untouched(model, before)
+    with unmoved(model, everything):
+        rl_crop.plan_policy_pruning(model, 0.6, criterion="span_crop", compensation="distill", **SCORING)
 
 
 COLLECTED = [
@@ -51,11 +47,10 @@ def test_where_a_rollout_is_collected(name):
             for buffer in ("rollout_buffer", "replay_buffer"):
                 if hasattr(model, buffer):
                     getattr(model, buffer).reset()
-        before = everything(model, collected=True)
-        last_obs = copy.deepcopy(model._last_obs)
-        rl_crop.plan_policy_pruning(model, 0.6, criterion=criterion, **SCORING)
-        assert_untouched(model, before, collected=True)
-        assert last_obs is None or not equal(last_obs, model._last_obs)
+        last = last_observation(model)
+        with unmoved(model, all_but_the_environment):
+            rl_crop.plan_policy_pruning(model, 0.6, criterion=criterion, **SCORING)
+        assert last is None or not same(last, last_observation(model))
     model.learn(64, reset_num_timesteps=False)
 
 
@@ -72,30 +67,19 @@ RUNS = [
 
 
 @pytest.mark.parametrize(("name", "when"), [*RUNS, ("ppo_discrete", "epi"), ("sac", "epi")])
-def test_a_run_is_the_dense_run_until_the_cut(name, when, monkeypatch):
+def test_a_run_is_the_dense_run_until_the_cut(name, when):
     callback = rl_crop.PruningCallback(0.6, when=when, latest=120, verbose=0, **SCORING)
-    before, apply = [], PruningPlan.apply
-
-    def look_and_apply(plan, transaction=None):
-        before.append(moment(callback.model))
-        return apply(plan, transaction)
-
-    monkeypatch.setattr(PruningPlan, "apply", look_and_apply)
-    model = AGENTS[name]().learn(200, callback=callback)
+    before, after, dense = {}, {}, {}
+    look = [
+        Watch(lambda model, found=found: found.update({model.num_timesteps: moment(model)}))
+        for found in (before, after, dense)
+    ]
+    model = AGENTS[name]().learn(200, callback=[look[0], callback, look[1]])
+    AGENTS[name]().learn(200, callback=look[2])
     [event] = model.pruning_history
-    dense = AGENTS[name]()
-    expected = []
-
-    class Look(BaseCallback):
-        def _on_rollout_start(self):
-            if self.num_timesteps == event["timesteps"]:
-                expected.append(moment(self.model))
-
-        def _on_step(self):
-            return True
-
-    dense.learn(200, callback=Look())
-    assert len(before) == 1 and equal(before, expected)
+    cut = event["timesteps"]
+    assert cut in dense and all(same(before[now], dense[now]) for now in dense if now <= cut)
+    assert same(after[cut][2:], dense[cut][2:]) and not same(after[cut][0], dense[cut][0])
 
 
 def test_action_noise_goes_on_where_it_was():
@@ -104,7 +88,7 @@ def test_action_noise_goes_on_where_it_was():
     model.replay_buffer.reset()
     before = [noise.noise_prev.copy() for noise in model.action_noise.noises]
     rl_crop.plan_policy_pruning(model, 0.6, **SCORING)
-    assert equal([noise.noise_prev for noise in model.action_noise.noises], before) and np.any(before)
+    assert same([noise.noise_prev for noise in model.action_noise.noises], before) and np.any(before)
 
 
 @pytest.mark.parametrize("make", [ppo, sac])

@@ -4,19 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch as th
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 
 import rl_crop
 from rl_crop.sb3.task import AgentTask
+from tests.zoo.agents import agent, ppo
+from tests.zoo.snapshots import hooks
 
 SMALL = {"n_events": 2, "n_rounds": 2, "n_subsets": 4, "n_batches": 2}
-AGENTS = {
-    "PPO": lambda: PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=32, n_epochs=2, seed=0,
-                       policy_kwargs={"net_arch": [16, 16]}),
-    "DQN": lambda: DQN("MlpPolicy", "CartPole-v1", learning_starts=50, buffer_size=1000, target_update_interval=100, seed=0,
-                       policy_kwargs={"net_arch": [16, 16]}),
-}  # fmt: skip
+AGENTS = {"PPO": ppo, "DQN": agent(DQN, learning_starts=50, target_update_interval=100, learning_rate=1e-4)}
 
 
 def test_parts_of_a_run_add_up_to_it_and_each_has_a_rollout():
@@ -64,7 +61,7 @@ def test_agents_are_pruned_saved_and_trained_on(algorithm, name, tmp_path, monke
     networks = {"actor", "critic"} if algorithm == "PPO" else {"critic"}
     assert all(0.5 <= report.sparsity[network] < 0.6 for network in networks)
     assert list(model.policy.state_dict()) == names and all(p.requires_grad for p in model.policy.parameters())
-    assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in model.policy.modules())
+    assert hooks(model.policy) == []
     assert len(model.policy.optimizer.param_groups[0]["params"]) == len(model.policy.optimizer.state_dict()["state"])
     if algorithm == "DQN":
         shapes = [[p.shape for p in net.parameters()] for net in (model.q_net, model.q_net_target)]

@@ -3,9 +3,10 @@
 import pytest
 
 import rl_crop
-from rl_crop import PruningPlan
 from rl_crop.core.pruning.surgery import Transaction
-from tests.zoo.agents import AGENTS, SCORING, equal, tensors, unmoved
+from tests.zoo.agents import AGENTS, SCORING
+from tests.zoo.callbacks import Watch
+from tests.zoo.snapshots import agent_state, same, tensors, unmoved
 
 NAMES = ["ppo_discrete", "ppo_sde", "sac_sde", "sac_three_critics", "dqn", "td3_own_shared", "dqn_images", "recurrent_mixed"]
 
@@ -40,7 +41,7 @@ def test_a_failure_while_cutting(name, method, k, monkeypatch):
     for agent in (model, twin):
         agent.set_random_seed(1)
         agent.learn(32, reset_num_timesteps=False)
-    assert equal(tensors(model), tensors(twin))
+    assert same(tensors(model), tensors(twin))
 
 
 CASES = [
@@ -75,23 +76,18 @@ def test_a_failure_at_the_very_end(name, keywords, monkeypatch):
 
 @pytest.mark.parametrize("name", ["ppo_sde", "sac_sde"])
 def test_a_failure_in_the_callback_is_tried_again(name, monkeypatch):
+    states, calls = [], fail_at(monkeypatch, "set_data", 5)
+
+    def look(model):
+        states.append((model.num_timesteps, len(calls), agent_state(model)))
+
     callback = rl_crop.PruningCallback(0.6, when=64, latest=400, verbose=0, **SCORING)
-    apply, attempts = PruningPlan.apply, []
-
-    def watched_apply(plan, transaction=None):
-        attempts.append(callback.num_timesteps)
-        if len(attempts) > 1:
-            return apply(plan, transaction)
-        with monkeypatch.context() as patch, unmoved(callback.model):
-            fail_at(patch, "set_data", 5)
-            with Transaction() as own:  # undone before the callback's own transaction, so that it can be looked at
-                return apply(plan, own)
-
-    monkeypatch.setattr(PruningPlan, "apply", watched_apply)
     with pytest.warns(UserWarning, match="No pruning at .* steps: .*Injected"):
-        model = AGENTS[name]().learn(384, callback=callback)
+        model = AGENTS[name]().learn(384, callback=[Watch(look), callback, Watch(look)])
     [event] = model.pruning_history
-    assert attempts[1:] == [event["timesteps"]] and attempts[0] < attempts[1]
+    attempts = [(before, after) for before, after in zip(states[::2], states[1::2], strict=True) if before[1] < after[1]]
+    [((failed, *_, before), (_, n_calls, after)), ((again, *_), _)] = attempts
+    assert same(before, after) and n_calls == 5 and failed < again == event["timesteps"]
 
 
 def test_a_size_written_into_forward_is_refused():

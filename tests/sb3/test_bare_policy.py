@@ -15,7 +15,8 @@ from stable_baselines3.sac.policies import SACPolicy
 
 import rl_crop
 from rl_crop.sb3.adapters import describe
-from tests.zoo.agents import AGENTS, SCORING, equal, ppo, sac
+from tests.zoo.agents import AGENTS, SCORING, ppo, sac
+from tests.zoo.snapshots import same
 
 OBSERVATIONS = spaces.Box(-1, 1, (5,))
 
@@ -54,7 +55,7 @@ def test_every_form_of_batch_scores_alike(name):
         samples = ReplayBufferSamples(*(columns.get(key) for key in ReplayBufferSamples._fields))
     plans = [rl_crop.plan_policy_pruning(policy, 0.5, batches=[form]) for form in (mapping, arrays, columns, samples)]
     for plan in plans[1:]:
-        assert equal(plan.scores, plans[0].scores)
+        assert same(plan.scores, plans[0].scores)
 
 
 def test_a_loss_of_ones_own_reads_a_mapping_by_item_or_by_attribute():
@@ -69,7 +70,7 @@ def test_a_loss_of_ones_own_reads_a_mapping_by_item_or_by_attribute():
     plans = [
         rl_crop.plan_policy_pruning(policy, {"critic": 0.5}, batches=[batch()], loss=loss) for loss in (by_item, by_attribute)
     ]
-    assert equal(plans[0].scores, plans[1].scores)
+    assert same(plans[0].scores, plans[1].scores)
 
 
 @pytest.mark.parametrize("make", [ppo, sac])
@@ -78,9 +79,9 @@ def test_a_bare_policy_is_scored_as_its_algorithm_scores_it(make):
     plan = rl_crop.plan_policy_pruning(model, 0.5, **SCORING)
     batches = plan.subject.networks[0].batches
     coefficients = {"gamma": model.gamma, "ent_coef": model.log_ent_coef.exp().item() if make is sac else model.ent_coef}
-    assert equal(plan.scores, rl_crop.plan_policy_pruning(model.policy, 0.5, batches=batches, **coefficients).scores)
+    assert same(plan.scores, rl_crop.plan_policy_pruning(model.policy, 0.5, batches=batches, **coefficients).scores)
     other = rl_crop.plan_policy_pruning(model.policy, 0.5, batches=batches, gamma=0.5, ent_coef=1.0)
-    assert not equal(plan.scores, other.scores)
+    assert not same(plan.scores, other.scores)
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "random", "span", "synflow"])
@@ -122,9 +123,9 @@ def test_a_loss_of_ones_own():
     named = rl_crop.plan_policy_pruning(policy, 0.5, batches=data, loss={"critic": value_loss})
     usual = rl_crop.plan_policy_pruning(policy, 0.5, batches=data)
     for layer, scores in whole.scores.items():
-        assert equal(scores, named.scores[layer]) and not equal(scores, usual.scores[layer])
+        assert same(scores, named.scores[layer]) and not same(scores, usual.scores[layer])
     for layer in usual.scores.keys() - whole.scores.keys():
-        assert equal(usual.scores[layer], named.scores[layer])
+        assert same(usual.scores[layer], named.scores[layer])
     with pytest.raises(rl_crop.PruningError, match="'actr'.*actor"):
         rl_crop.plan_policy_pruning(policy, 0.5, batches=data, loss={"actr": value_loss})
     with pytest.raises(rl_crop.PruningError, match="depend"):  # a loss that the actor has no part in
@@ -195,7 +196,7 @@ def test_a_loop_with_an_optimizer_of_its_own_and_a_live_graph(optimizer_class):
 def test_mirrors_of_a_soft_policy_take_their_targets_along():
     policy, mirror = soft_policy(), soft_policy()
     rl_crop.prune_policy(policy, 0.6, batches=[batch()], mirrors=[mirror], compensation="none")
-    assert equal(policy.state_dict(), mirror.state_dict())  # they were equal before, targets included
+    assert same(policy.state_dict(), mirror.state_dict())  # they were equal before, targets included
     assert mirror.net_arch == policy.net_arch and mirror.critic_kwargs["net_arch"] == policy.net_arch["qf"]
 
 
@@ -205,7 +206,7 @@ def test_a_mirror_of_another_kind_is_refused(other):
     before = copy.deepcopy(policy.state_dict())
     with pytest.raises(rl_crop.PruningError, match="mirror"):
         rl_crop.prune_policy(policy, 0.6, batches=[batch()], mirrors=[other()])
-    assert equal(before, policy.state_dict())
+    assert same(before, policy.state_dict())
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.sac.policies import Actor, SACPolicy
 
 import rl_crop
-from tests.zoo.agents import AGENTS, SCORING, equal, ppo, tensors, unmoved
+from tests.zoo.agents import AGENTS, SCORING, ppo
+from tests.zoo.snapshots import same, tensors, unmoved
 from tests.zoo.worlds import make_env
 
 BAD = [
@@ -96,7 +96,7 @@ class Unknown(BasePolicy):
 
 
 def test_unknown_policies_are_refused():
-    model = PPO(Unknown, "CartPole-v1", seed=0)
+    model = ppo(policy=Unknown)
     before = tensors(model)
     for attempt in (
         lambda: rl_crop.prune_policy(model, 0.5),
@@ -105,7 +105,7 @@ def test_unknown_policies_are_refused():
     ):
         with pytest.raises(rl_crop.PruningError, match="Unknown is not supported.*ActorCriticPolicy.*DQNPolicy.*TQCPolicy"):
             attempt()
-    assert equal(tensors(model), before) and model.num_timesteps == 0
+    assert same(tensors(model), before) and model.num_timesteps == 0
     with pytest.raises(rl_crop.PruningError, match="not Linear"):
         rl_crop.prune_policy(th.nn.Linear(2, 2), 0.5)
 
@@ -249,7 +249,7 @@ def test_or_warns_and_trains_on_as_the_dense_agent(make_plain):
     learn_with_nan(model, until=10**6, on_error="warn")
     assert model.pruning_history == []
     dense.set_random_seed(1)
-    assert equal(tensors(model), tensors(dense.learn(640)))
+    assert same(tensors(model), tensors(dense.learn(640)))
 
 
 def test_no_data(tmp_path, make_plain):

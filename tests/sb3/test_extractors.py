@@ -19,27 +19,29 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.sb3.extractors import PrunedExtractor, ShapesInTurn, correct_features_dim, rewrite_extractors
 from rl_crop.sb3.subject import algorithm_optimizers
-from tests.zoo.agents import equal, tensors
-from tests.zoo.image_agents import AGENTS, OwnExtractor, cut_extractors, extractors, networks, observe, outputs, trace
+from tests.sb3.extractor_cuts import NAMES, cut_extractors, extractors, make, networks, observe, outputs, trace
+from tests.zoo.agents import AGENTS
+from tests.zoo.extractors import OwnExtractor
+from tests.zoo.snapshots import same, tensors
 
 ROOT = Path(__file__).parents[2]
 IMAGE = spaces.Box(0, 255, (1, 44, 44), np.uint8)
 
 
-@pytest.fixture(params=AGENTS)
+@pytest.fixture(params=NAMES)
 def name(request):
     return request.param
 
 
 def whole(name):
     """Separate extractors of one MlpExtractor must keep equal lengths."""
-    return ("linear",) if name == "ppo_separate" else ()
+    return ("linear",) if name == "ppo_images_separate" else ()
 
 
 def test_a_cut_agent_computes_what_the_dense_one_does_masked(name):
-    model = AGENTS[name]().learn(16)
+    model = make(name).learn(16)
     x, ids = observe(model), [id(p) for p in model.policy.parameters()]
-    masked = AGENTS[name]().policy
+    masked = make(name).policy
     masked.load_state_dict(model.policy.state_dict())
     norm = (*whole(name), *(("linear",) if name.endswith(("own", "own_shared")) else ()))  # a LayerNorm over the units
     graph, _, own = trace(masked, x)
@@ -81,14 +83,14 @@ def agrees(model):
 
 
 def test_saved_agents_load_train_on_and_are_cut_again(name, tmp_path):
-    model = AGENTS[name]().learn(16)
+    model = make(name).learn(16)
     cut_extractors(model, whole(name))
     x = observe(model)
     for round_ in range(2):
         model.save(tmp_path / "agent.zip")
         for loaded in (type(model).load(tmp_path / "agent.zip"), type(model).load(tmp_path / "agent.zip", env=model.env)):
-            assert equal(tensors(loaded), tensors(model))
-            assert equal(outputs(loaded.policy, x), outputs(model.policy, x))
+            assert same(tensors(loaded), tensors(model))
+            assert same(outputs(loaded.policy, x), outputs(model.policy, x))
             agrees(loaded)
         assert [type(extractor) for extractor in extractors(loaded.policy)] == [type(e) for e in extractors(model.policy)]
         trained = [
@@ -105,43 +107,43 @@ def test_saved_agents_load_train_on_and_are_cut_again(name, tmp_path):
 
 
 def test_agents_load_in_a_new_process(tmp_path):
-    for name, make in AGENTS.items():
-        model = make().learn(16)
+    for name in NAMES:
+        model = make(name).learn(16)
         cut_extractors(model, whole(name))
         model.save(tmp_path / name)
         th.save([observe(model), outputs(model.policy, observe(model)), model.policy.state_dict()], tmp_path / f"{name}.pt")
     code = """
 import sys, pathlib, torch as th
-from tests.zoo.image_agents import AGENTS, outputs
-from tests.zoo.agents import equal
+from tests.sb3.extractor_cuts import NAMES, make, outputs
+from tests.zoo.snapshots import same
 th.set_num_threads(1)
-for name, make in AGENTS.items():
+for name in NAMES:
     path = pathlib.Path(sys.argv[1]) / name
     x, expected, state = th.load(f"{path}.pt")
-    policy = type(make()).load(path, device="cpu").policy
-    assert equal(policy.state_dict(), state) and equal(outputs(policy, x), expected), name
-print("all", len(AGENTS))
+    policy = type(make(name)).load(path, device="cpu").policy
+    assert same(policy.state_dict(), state) and same(outputs(policy, x), expected), name
+print("all", len(NAMES))
 """
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
-    assert result.stdout.split() == ["all", str(len(AGENTS))], result.stderr
+    assert result.stdout.split() == ["all", str(len(NAMES))], result.stderr
 
 
 # policy.save of Stable-Baselines3 forgets share_features_extractor.
-@pytest.mark.parametrize("name", [name for name in AGENTS if name != "ppo_separate"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "ppo_images_separate"])
 def test_policies_save_and_load(name, tmp_path):
-    model = AGENTS[name]()
+    model = make(name)
     cut_extractors(model, whole(name))
     model.policy.save(tmp_path / "policy.pt")
     for _ in range(2):
-        assert equal(type(model.policy).load(tmp_path / "policy.pt").state_dict(), model.policy.state_dict())
+        assert same(type(model.policy).load(tmp_path / "policy.pt").state_dict(), model.policy.state_dict())
 
 
 def test_the_turn_starts_over_and_copies_start_at_the_first(name):
-    model = AGENTS[name]()
+    model = make(name)
     cut_extractors(model, whole(name))
     kwargs, policy = model.policy_kwargs, model.policy
     in_turn = isinstance(kwargs["features_extractor_kwargs"]["shapes"], ShapesInTurn)
-    assert in_turn == (name in ("ppo_separate", "sac", "sac_own", "td3"))
+    assert in_turn == (name in ("ppo_images_separate", "sac_images", "sac_own", "td3_images"))
 
     def rebuilt(keywords):
         return type(policy)(policy.observation_space, policy.action_space, lr_schedule=lambda _: 0.1, **keywords)
@@ -155,7 +157,7 @@ def test_the_turn_starts_over_and_copies_start_at_the_first(name):
         keywords = copied if "net_arch" in copied else {**kwargs, "features_extractor_kwargs": copied}
         assert {key: value.shape for key, value in rebuilt(keywords).state_dict().items()} == shapes
     assert copy.deepcopy(kwargs) == kwargs
-    assert equal(outputs(copy.deepcopy(policy), observe(model)), outputs(policy, observe(model)))
+    assert same(outputs(copy.deepcopy(policy), observe(model)), outputs(policy, observe(model)))
 
 
 def test_a_construction_that_fails_restarts_the_turn():
@@ -167,7 +169,7 @@ def test_a_construction_that_fails_restarts_the_turn():
 
 
 def test_nothing_changes_where_no_extractor_was_cut(name):
-    model = AGENTS[name]()
+    model = make(name)
     policy, kwargs, space = model.policy, model.policy_kwargs, model.observation_space
     space.seed(0)
     modes, before = [module.training for module in policy.modules()], dict(vars(policy))
@@ -176,13 +178,13 @@ def test_nothing_changes_where_no_extractor_was_cut(name):
         rewrite_extractors(transaction, policy, model, extractors(policy))
         rewrite_extractors(transaction, policy, model, [])  # a policy that has none
     assert model.policy_kwargs is kwargs and all(vars(policy)[key] is value for key, value in before.items())
-    assert th.equal(th.get_rng_state(), numbers) and equal(copy.deepcopy(space).sample(), drawn)
+    assert th.equal(th.get_rng_state(), numbers) and same(copy.deepcopy(space).sample(), drawn)
     assert [module.training for module in policy.modules()] == modes
 
 
 def test_an_error_puts_everything_back(name):
-    mine = AGENTS[name].keywords.get("features_extractor_kwargs", {})
-    model = AGENTS[name]().learn(16)
+    mine = AGENTS[name].keywords["policy_kwargs"].get("features_extractor_kwargs", {})
+    model = make(name).learn(16)
     untouched = copy.deepcopy(mine)
 
     def facts():
@@ -196,18 +198,18 @@ def test_an_error_puts_everything_back(name):
         cut_extractors(model, whole(name), transaction)
         assert facts()["policy"][0] is PrunedExtractor
         raise RuntimeError("late")
-    assert equal(facts(), before) and mine == untouched
+    assert same(facts(), before) and mine == untouched
     agrees(model)
     cut_extractors(model, whole(name))
     assert mine == untouched
 
 
 def test_separate_extractors_of_ppo_must_return_equal_numbers():
-    model = AGENTS["ppo_separate"]()
+    model = make("ppo_images_separate")
     before = tensors(model)
     with pytest.raises(PruningError, match="leave the extractors' last layers whole"):
         cut_extractors(model)
-    assert equal(tensors(model), before) and "features_extractor_class" not in model.policy_kwargs
+    assert same(tensors(model), before) and "features_extractor_class" not in model.policy_kwargs
 
 
 def test_pruned_extractors_are_of_the_original_class():
@@ -221,7 +223,7 @@ def test_pruned_extractors_are_of_the_original_class():
 
 
 def test_extractors_within_extractors_know_their_length():
-    model = AGENTS["ppo_dict"]()
+    model = make("ppo_mixed")
     cut_extractors(model)
     extractor = model.policy.features_extractor
     inner = extractor.extractors["image"]
@@ -257,11 +259,11 @@ def test_images_that_are_normalised_already(algorithm, tmp_path):
     cut_extractors(model)
     model.save(tmp_path / "agent.zip")
     loaded = algorithm.load(tmp_path / "agent.zip", device="cpu")
-    assert equal(tensors(loaded), tensors(model)) and loaded.policy.net_arch == model.policy.net_arch
+    assert same(tensors(loaded), tensors(model)) and loaded.policy.net_arch == model.policy.net_arch
 
 
 def test_the_own_extractor_is_cut_everywhere():
-    model = AGENTS["dqn_own"]()
+    model = make("dqn_own")
     kept = cut_extractors(model)
     prefix = "q_net.features_extractor."
     assert list(kept) == [prefix + part for part in ("stem.0", "inner.0", "linear")]

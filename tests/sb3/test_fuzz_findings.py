@@ -1,12 +1,11 @@
 """What random combinations have found, each as a small case."""
 
 import pytest
-from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from rl_crop import prune_policy
-from tests.zoo.agents import SCORING
+from tests.zoo.agents import AGENTS, SCORING
 
 
 class Extractor(BaseFeaturesExtractor):
@@ -22,11 +21,8 @@ class Extractor(BaseFeaturesExtractor):
 
 @pytest.mark.parametrize("lstm", [{}, {"enable_critic_lstm": False}])
 def test_recurrent_agents_with_an_extractor_each(lstm):
-    kwargs = {
-        "features_extractor_class": Extractor, "share_features_extractor": False, "net_arch": [16], "lstm_hidden_size": 8,
-        **lstm,
-    }  # fmt: skip
-    model = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=32, batch_size=32, n_epochs=1, seed=0, policy_kwargs=kwargs)
+    kwargs = {"features_extractor_class": Extractor, "share_features_extractor": False, **lstm}
+    model = AGENTS["recurrent"](n_epochs=1, policy_kwargs=kwargs)
     model.learn(64)
     report = prune_policy(model, 0.5, criterion="random", **SCORING)
     for extractor in (model.policy.pi_features_extractor, model.policy.vf_features_extractor):

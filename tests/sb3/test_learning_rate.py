@@ -5,13 +5,13 @@ import sys
 
 import numpy as np
 import pytest
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 import rl_crop
 from rl_crop.sb3.learning_rate import scale_learning_rate
 from rl_crop.sb3.subject import algorithm_optimizers
 from tests.zoo.agents import SCORING, ppo, sac
+from tests.zoo.callbacks import Watch
 
 RATES = {
     "a number": 1e-3,
@@ -21,28 +21,19 @@ RATES = {
 }
 
 
-class Watch(BaseCallback):
-    """The rates that the optimizers have had, and those that the schedule asks for, when a rollout starts."""
-
-    def __init__(self, rate):
-        super().__init__()
-        self.given, self.factors = FloatSchedule(rate), {}
-
-    def _on_step(self):
-        return True
-
-    def _on_rollout_start(self):
-        optimizers = algorithm_optimizers(self.model)
-        rates = {group["lr"] for optimizer in optimizers for group in optimizer.param_groups}
-        if self.model._n_updates:
-            asked = self.given(self.model._current_progress_remaining)  # as it was at the last update
-            self.factors[self.num_timesteps] = [rate / asked for rate in sorted(rates)]
-
-
 def pruned(make, rate, **keywords):
-    watch = Watch(rate)
+    """:return: the agent; at the start of each rollout, its optimizers' rates as shares of what the schedule asks for."""
+    given, factors = FloatSchedule(rate), {}
+
+    def look(model):
+        optimizers = algorithm_optimizers(model)
+        if any(optimizer.state for optimizer in optimizers):
+            asked = given(1 - model.num_timesteps / 512)  # as it was at the last update
+            rates = {group["lr"] for optimizer in optimizers for group in optimizer.param_groups}
+            factors[model.num_timesteps] = [rate / asked for rate in sorted(rates)]
+
     callback = rl_crop.PruningCallback(0.6, verbose=0, learning_rate_factor=4.0, **SCORING | keywords)
-    return make(learning_rate=rate).learn(512, callback=[watch, callback]), watch.factors
+    return make(learning_rate=rate).learn(512, callback=[Watch(look), callback]), factors
 
 
 @pytest.mark.parametrize("rate", RATES.values(), ids=RATES)

@@ -15,8 +15,8 @@ from sb3_contrib import ARS
 from stable_baselines3.common.vec_env import VecNormalize
 
 import rl_crop
-from tests.zoo.agents import AGENTS, VECTORS, consistent, equal, targets, tensors
-from tests.zoo.planning import assert_untouched, everything
+from tests.zoo.agents import AGENTS, VECTORS
+from tests.zoo.snapshots import all_but_the_environment, consistent, everything, same, targets, tensors, unmoved
 from tests.zoo.worlds import ENVS
 
 ROOT = Path(__file__).parents[2]
@@ -61,9 +61,8 @@ def test_prune_policy(name):
     model = trained(name)
     model.policy.set_training_mode(True)
     collected = isinstance(model, ARS)  # it keeps no data
-    before = everything(model, collected)
-    plan = rl_crop.plan_policy_pruning(model, SPARSITY, **options(name))
-    assert_untouched(model, before, collected)
+    with unmoved(model, all_but_the_environment if collected else everything):
+        plan = rl_crop.plan_policy_pruning(model, SPARSITY, **options(name))
     ids = [id(parameter) for parameter in model.policy.parameters()]
     report = plan.apply()
     shares = {network: share for network, share in report.sparsity.items() if network != "total"}
@@ -78,7 +77,7 @@ def test_prune_policy(name):
     rl_crop.prune_policy(loaded, 0.3, **options(name) | {"min_units": 1})
     assert len(loaded.pruning_history) == 2
     for network, target in targets(loaded.policy):  # cut at the same units, and compensated alike
-        assert equal(target.state_dict(), network.state_dict())
+        assert same(target.state_dict(), network.state_dict())
     loaded.learn(64, reset_num_timesteps=False)
     consistent(loaded)
 

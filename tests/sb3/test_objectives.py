@@ -16,7 +16,8 @@ from rl_crop.core.rng import eval_mode
 from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.data import rollout_samples
 from rl_crop.sb3.networks import Hyperparameters, entropy_coefficient
-from tests.zoo.agents import AGENTS, targets
+from tests.zoo.agents import AGENTS
+from tests.zoo.snapshots import targets
 
 TOLERANCE = 2e-5
 
@@ -26,7 +27,7 @@ def fixed_noise(monkeypatch):
     """Every sample of a normal distribution is the same number of standard deviations from its mean."""
 
     def rsample(self, shape=()):
-        extended = self._extended_shape(th.Size(shape))
+        extended = th.Size(shape) + self.batch_shape
         return self.loc + self.scale * th.linspace(-1, 1, extended.numel()).reshape(extended)
 
     monkeypatch.setattr(th.distributions.Normal, "rsample", rsample)

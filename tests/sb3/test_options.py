@@ -5,7 +5,8 @@ import torch as th
 from stable_baselines3 import SAC
 
 import rl_crop
-from tests.zoo.agents import AGENTS, SCORING, consistent, ppo, sac, tensors
+from tests.zoo.agents import AGENTS, SCORING, ppo, sac
+from tests.zoo.snapshots import consistent, tensors
 
 
 def value_key(model):

@@ -1,12 +1,13 @@
 """A resumed run does not prune twice, and goes on where its schedule was interrupted."""
 
 import pytest
-from stable_baselines3.common.callbacks import BaseCallback
 
 import rl_crop
 from rl_crop.core.rng import isolated_rng
 from rl_crop.sb3.subject import algorithm_optimizers
-from tests.zoo.agents import AGENTS, SCORING, consistent, equal, tensors
+from tests.zoo.agents import AGENTS, SCORING
+from tests.zoo.callbacks import Stop, Watch
+from tests.zoo.snapshots import consistent, same, tensors
 
 GRADUAL = {"schedule": "gradual", "when": 64, "until": 256, "n_events": 4, "verbose": 0, **SCORING}
 
@@ -53,21 +54,8 @@ def test_the_next_update_after_a_cut_is_the_same(make_agent, load):
     for agent in (model, loaded):
         with isolated_rng(7):
             agent.train(**({"gradient_steps": 3, "batch_size": 32} if name == "replay_buffer" else {}))
-    assert equal(tensors(model), tensors(loaded)) and not equal(tensors(model), before)
-    assert equal(*([optimizer.state_dict() for optimizer in algorithm_optimizers(agent)] for agent in (model, loaded)))
-
-
-class SaveAt(BaseCallback):
-    """A checkpoint, from which a run goes on that died later."""
-
-    def __init__(self, at, path):
-        super().__init__()
-        self.at, self.path = at, path
-
-    def _on_step(self):
-        if self.num_timesteps == self.at:
-            self.model.save(self.path)
-        return True
+    assert same(tensors(model), tensors(loaded)) and not same(tensors(model), before)
+    assert same(*([optimizer.state_dict() for optimizer in algorithm_optimizers(agent)] for agent in (model, loaded)))
 
 
 @pytest.mark.parametrize("when", [64, "lazy"])
@@ -75,8 +63,12 @@ def test_a_gradual_schedule_goes_on_with_its_third_event(make_plain, when, tmp_p
     def callback():
         return rl_crop.PruningCallback(0.9, **GRADUAL | {"when": when, "latest": 64})
 
+    def checkpoint(model):  # from which a run goes on that died later
+        if model.num_timesteps == 150:
+            model.save(tmp_path / "agent.zip")
+
     model = make_plain()
-    model.learn(384, callback=[callback(), SaveAt(150, tmp_path / "agent.zip")])
+    model.learn(384, callback=[callback(), Watch(step=checkpoint)])
     whole = model.pruning_history
     loaded = type(model).load(tmp_path / "agent.zip", env=model.get_env())
     assert loaded.pruning_history == whole[:2] and len(whole) == 4
@@ -97,19 +89,6 @@ def test_without_its_replay_buffer_an_agent_is_scored_once_there_is_data(when, l
     callback = rl_crop.PruningCallback(0.6, when=when, verbose=0, **SCORING)
     loaded.learn(160, reset_num_timesteps=False, callback=callback)
     assert loaded.pruning_history[0]["timesteps"] == 160 + SCORING["batch_size"]
-
-
-class Stop(BaseCallback):
-    """The user presses Ctrl-C."""
-
-    def __init__(self, at):
-        super().__init__()
-        self.at = at
-
-    def _on_step(self):
-        if self.num_timesteps == self.at:
-            raise KeyboardInterrupt
-        return True
 
 
 def test_after_a_keyboard_interrupt_the_same_callback_goes_on(make_plain):

@@ -13,7 +13,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import rl_crop
 from rl_crop.sb3.subject import algorithm_optimizers
-from tests.zoo.agents import SCORING, equal, ppo, sac, tensors
+from tests.zoo.agents import SCORING, ppo, sac
+from tests.zoo.snapshots import last_observation, same, tensors
 
 
 def slowing(left):
@@ -92,7 +93,7 @@ def everything(model):
     """All that is to be the same at the end of two runs."""
     events = [{name: value for name, value in event.items() if name != "seconds"} for event in model.pruning_history]
     optimizers = [optimizer.state_dict() for optimizer in algorithm_optimizers(model)]
-    return {"events": events, "tensors": tensors(model), "optimizers": optimizers, "observation": model._last_obs}
+    return {"events": events, "tensors": tensors(model), "optimizers": optimizers, "observation": last_observation(model)}
 
 
 @pytest.mark.parametrize(
@@ -128,4 +129,4 @@ def test_before_at_and_after_the_cut(name, schedule, decided_by, tmp_path, monke
     for now in {before, at, last}:
         resumed = everything(photograph.resume(now, callbacks()))
         for what, value in whole.items():
-            assert equal(value, resumed[what]), (now, times, what)
+            assert same(value, resumed[what]), (now, times, what)

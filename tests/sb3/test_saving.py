@@ -7,7 +7,8 @@ import torch as th
 from stable_baselines3.common.torch_layers import NatureCNN
 
 import rl_crop
-from tests.zoo.agents import AGENTS, SCORING, consistent, equal, ppo, sac, tensors
+from tests.zoo.agents import AGENTS, SCORING, ppo, sac
+from tests.zoo.snapshots import consistent, same, tensors
 
 # RecurrentPPO's forgets lstm_hidden_size, dense or pruned: see docs/support.md.
 POLICIES = (
@@ -22,7 +23,7 @@ def test_policy_save_and_load(name, tmp_path):
     rl_crop.prune_policy(model, 0.6, criterion="span", **SCORING)
     model.policy.save(tmp_path / "policy.zip")
     loaded = type(model.policy).load(tmp_path / "policy.zip")
-    assert equal(loaded.state_dict(), model.policy.state_dict())
+    assert same(loaded.state_dict(), model.policy.state_dict())
 
 
 @pytest.mark.parametrize("name", ["ppo_images", "ppo_images_separate", "dqn_images", "sac_images_shared"])

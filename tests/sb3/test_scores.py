@@ -10,7 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
 
 import rl_crop
-from tests.zoo.agents import AGENTS, QUANTILES, ppo, sac
+from tests.zoo.agents import AGENTS, QUANTILES
 
 ARCH = {"pi": [6, 5], "vf": [5, 4], "qf": [5, 4]}
 GAMMA, ENT_COEF, SEED, SIZE = 0.97, 0.05, 3, 24
@@ -174,20 +174,13 @@ def dense_scores(policy, loss, batches, groups):
 
 
 # The rows of a `log_std` are cut with their units, but have no part in scores: at zero a unit's noise is not gone, but 1.
-CASES = {
-    "ppo_discrete": lambda: ppo(net_arch=ARCH),
-    "ppo_box": lambda: ppo("Pendulum-v1", net_arch=ARCH),
-    "ppo_sde": lambda: ppo("Pendulum-v1", net_arch=ARCH, use_sde=True),
-    "sac": lambda: sac(net_arch=ARCH),
-    "sac_sde": lambda: sac(net_arch=ARCH, use_sde=True),
-    "sac_three_critics": lambda: sac(net_arch=ARCH, policy_kwargs={"n_critics": 3}),
-}
+CASES = ("ppo_discrete", "ppo_box", "ppo_sde", "sac", "sac_sde", "sac_three_critics")
 
 
 @pytest.mark.parametrize("network", ["actor", "critic"])
 @pytest.mark.parametrize("case", CASES)
 def test_crop_is_the_dense_hessian(case, network):
-    policy = in_double(CASES[case]().policy)
+    policy = in_double(AGENTS[case](net_arch=ARCH).policy)
     if case.startswith("ppo"):
         batches = [ppo_batch(policy) for _ in range(2)]
         loss = ppo_actor_loss if network == "actor" else ppo_critic_loss

@@ -8,7 +8,8 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 import rl_crop
 from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.data import RolloutMemory, agent_batches, collect, replay_batches, rollout_samples
-from tests.zoo.agents import AGENTS, SCORING, equal, ppo, sac, unmoved
+from tests.zoo.agents import AGENTS, SCORING, ppo, sac
+from tests.zoo.snapshots import last_observation, same, unmoved
 
 
 def rows(samples):
@@ -107,7 +108,7 @@ def test_the_callback_scores_on_several_short_rollouts():
 def test_replay_samples(n_envs):
     model = sac(n_steps=3, env={"n_envs": n_envs, "normalize": True}).learn(120)
     batches = replay_batches(model, 2, 50, seed=0)
-    assert [len(batch.rewards) for batch in batches] == [50, 50] and not equal(batches[0].rewards, batches[1].rewards)
+    assert [len(batch.rewards) for batch in batches] == [50, 50] and not same(batches[0].rewards, batches[1].rewards)
     assert {round(discount, 4) for discount in batches[0].discounts.flatten().tolist()} <= {0.99, 0.9801, 0.9703}
     normalize = model.get_vec_normalize_env()
     raw = model.replay_buffer.observations[: model.replay_buffer.size()].reshape(-1, 3)
@@ -117,7 +118,7 @@ def test_replay_samples(n_envs):
         tuple(row) for row in raw.round(4).tolist()
     }
     again = replay_batches(model, 2, 50, seed=0)
-    assert all(equal(list(one), list(other)) for one, other in zip(batches, again, strict=True))
+    assert all(same(list(one), list(other)) for one, other in zip(batches, again, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -140,14 +141,14 @@ def test_kinds_of_replay_buffers(keywords):
 
 def test_own_data_is_preferred_to_a_new_rollout(make_plain):
     model = make_plain().learn(64)
-    last = model._last_obs.copy()
+    last = last_observation(model)
     batches = agent_batches(model, 2, 32, seed=0)
-    assert [len(batch.actions) for batch in batches] == [32, 32] and equal(last, model._last_obs)
+    assert [len(batch.actions) for batch in batches] == [32, 32] and same(last, last_observation(model))
     [larger] = agent_batches(model, 1, 300, seed=0)
-    assert not equal(last, model._last_obs) and len(larger.actions) == 300  # not one batch: a rollout instead
+    assert not same(last, last_observation(model)) and len(larger.actions) == 300  # not one batch: a rollout instead
 
 
 def test_the_same_seed_scores_on_the_same_data(make_plain):
     model = make_plain().learn(64)
     plans = [rl_crop.plan_policy_pruning(model, 0.5, seed=seed, n_batches=1, batch_size=32) for seed in (1, 1, 2)]
-    assert equal(plans[0].scores, plans[1].scores) and not equal(plans[0].scores, plans[2].scores)
+    assert same(plans[0].scores, plans[1].scores) and not same(plans[0].scores, plans[2].scores)

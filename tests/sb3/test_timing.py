@@ -2,12 +2,13 @@
 
 import pytest
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 
 import rl_crop
 from rl_crop.core.pruning.schedules import gradual_sparsities
 from rl_crop.core.recipes.recipe import Recipe
-from tests.zoo.agents import AGENTS, SCORING, equal, ppo, sac
+from tests.zoo.agents import AGENTS, SCORING, ppo, sac
+from tests.zoo.callbacks import Watch
+from tests.zoo.snapshots import same
 
 
 @pytest.mark.parametrize(("when", "time"), [(0.0, 64), (0.25, 128), (100, 128), (0.5, 192), (256, 256)])
@@ -83,29 +84,20 @@ def test_an_event_of_a_gradual_schedule_that_is_planned_at_the_end_takes_the_res
     assert all(share >= 0.9 for share in model.pruning_history[-1]["reached"].values())
 
 
-class Watch(BaseCallback):
-    """At the end of every rollout: whether the log-probabilities in the buffer are those of the policy of this moment."""
+def test_a_pruned_policy_trains_on_its_own_data_alone():
+    own = []
 
-    def __init__(self):
-        super().__init__()
-        self.own = []
-
-    def _on_rollout_end(self):
-        buffer = self.model.rollout_buffer
+    def look(model):
+        """Whether the log-probabilities in the buffer are those of the policy of this moment."""
+        buffer = model.rollout_buffer
         observations, actions, found = (th.as_tensor(x[:, 0]) for x in (buffer.observations, buffer.actions, buffer.log_probs))
         with th.no_grad():
-            _, log_prob, _ = self.model.policy.evaluate_actions(observations, actions.flatten())
-        self.own.append(th.allclose(log_prob, found, atol=1e-5))
+            _, log_prob, _ = model.policy.evaluate_actions(observations, actions.flatten())
+        own.append(th.allclose(log_prob, found, atol=1e-5))
 
-    def _on_step(self):
-        return True
-
-
-def test_a_pruned_policy_trains_on_its_own_data_alone():
-    watch = Watch()
     callback = rl_crop.PruningCallback(0.8, schedule="gradual", when=64, until=0.6, compensation="none", verbose=0, **SCORING)
-    model = ppo(n_epochs=1).learn(640, callback=[watch, callback])
-    assert len(model.pruning_history) == 4 and len(watch.own) == 10 and all(watch.own)
+    model = ppo(n_epochs=1).learn(640, callback=[Watch(end=look), callback])
+    assert len(model.pruning_history) == 4 and len(own) == 10 and all(own)
 
 
 @pytest.mark.parametrize("unit", [(1, "step"), (40, "step"), (1, "episode")])
@@ -122,5 +114,5 @@ def test_seeds_decide_and_nothing_else():
         model = ppo().learn(128, callback=callback)
         return {name: tensor for name, tensor in model.policy.state_dict().items() if name.endswith("net.0.weight")}
 
-    assert equal(cut(1), cut(1)) and not equal(cut(1), cut(2))
-    assert equal(cut(None), cut(0))  # the model's own
+    assert same(cut(1), cut(1)) and not same(cut(1), cut(2))
+    assert same(cut(None), cut(0))  # the model's own

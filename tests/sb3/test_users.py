@@ -3,10 +3,11 @@
 import pytest
 import torch as th
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from stable_baselines3.common.callbacks import BaseCallback
 
 import rl_crop
-from tests.zoo.agents import AGENTS, SCORING, consistent, ppo
+from tests.zoo.agents import AGENTS, SCORING, ppo
+from tests.zoo.callbacks import Watch
+from tests.zoo.snapshots import consistent
 
 COMPILED = ("ppo_discrete", "sac", "dqn", "td3", "recurrent", "ppo_images")
 
@@ -41,18 +42,15 @@ def test_a_compiled_part_is_refused(name, part):
         rl_crop.prune_policy(model, 0.5, **SCORING)
 
 
-class StopAt(BaseCallback):
-    def __init__(self, at):
-        super().__init__()
-        self.at = at
-
-    def _on_step(self):
-        return self.num_timesteps < self.at
-
-
 def test_training_that_stops_in_the_middle_of_a_rollout(make_plain):
     model = make_plain()
-    model.learn(256, callback=[StopAt(100), rl_crop.PruningCallback(0.4, when=0.8, verbose=0, **SCORING)])
+    model.learn(
+        256,
+        callback=[
+            Watch(stop=lambda model: model.num_timesteps >= 100),
+            rl_crop.PruningCallback(0.4, when=0.8, verbose=0, **SCORING),
+        ],
+    )
     assert [(event["timesteps"], event["decided_by"]) for event in model.pruning_history] == [(100, "end")]
     rl_crop.prune_policy(model, 0.4, **SCORING)
     consistent(model.learn(128, reset_num_timesteps=False))
@@ -61,25 +59,20 @@ def test_training_that_stops_in_the_middle_of_a_rollout(make_plain):
 @pytest.mark.parametrize("at", [10, 100])
 def test_training_that_stops_before_there_is_new_data(at):
     callback = rl_crop.PruningCallback(0.4, schedule="gradual", when=64, until=128, n_events=2, verbose=0, **SCORING)
-    model = ppo().learn(256, callback=[StopAt(at), callback])  # a rollout is collected for what is left
+    model = ppo().learn(
+        256, callback=[Watch(stop=lambda model: model.num_timesteps >= at), callback]
+    )  # a rollout is collected for what is left
     assert [event["timesteps"] for event in model.pruning_history] == ([10] if at == 10 else [64, 100])
     assert model.num_timesteps == at
     consistent(model.learn(64))
 
 
-class PruneByHand(BaseCallback):
-    """A schedule of one's own."""
-
-    def _on_rollout_end(self):
-        if self.num_timesteps in (64, 192):
-            rl_crop.prune_policy(self.model, 0.4, **SCORING)
-
-    def _on_step(self):
-        return True
-
-
 def test_prune_policy_in_a_callback_of_ones_own(make_plain):
-    model = make_plain().learn(256, callback=PruneByHand())
+    def schedule(model):
+        if model.num_timesteps in (64, 192):
+            rl_crop.prune_policy(model, 0.4, **SCORING)
+
+    model = make_plain().learn(256, callback=Watch(end=schedule))
     assert [event["timesteps"] for event in model.pruning_history] == [64, 192]
     consistent(model)
 

@@ -14,8 +14,9 @@ from stable_baselines3.common.env_util import make_vec_env
 import rl_crop
 from rl_crop.core.errors import PruningError
 from rl_crop.sb3.agent import prunable_parameters
-from tests.sb3.test_resume import Stop
-from tests.zoo.agents import SCORING, equal, ppo, sac
+from tests.zoo.agents import SCORING, ppo, sac
+from tests.zoo.callbacks import Stop
+from tests.zoo.snapshots import same
 
 
 def callback(sparsity=0.6, **keywords):
@@ -65,7 +66,7 @@ def test_it_is_plain_and_there_until_the_last_event(make, when, tmp_path):
             timetable = loaded.pruning_state["actor,critic"]["state"]["engine"]["timetable"]
             assert ("trigger" in timetable) == (timetable["begun"] is None)
             if when == "lazy" and "trigger" in timetable:
-                assert equal(timetable["trigger"]["start"], first)
+                assert same(timetable["trigger"]["start"], first)
     assert n_events == {0, 1, 2}
 
 
@@ -169,4 +170,4 @@ def test_callbacks_for_several_networks_keep_a_state_each():
     before = copy.deepcopy(model.pruning_state["actor"]["state"]["engine"]["timetable"]["trigger"]["start"])
     killed(model, 512, 300, *both(), reset_num_timesteps=False)
     assert list(model.pruning_state) == ["actor"]  # the other one has cut
-    assert equal(model.pruning_state["actor"]["state"]["engine"]["timetable"]["trigger"]["start"], before)
+    assert same(model.pruning_state["actor"]["state"]["engine"]["timetable"]["trigger"]["start"], before)

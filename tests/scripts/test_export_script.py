@@ -9,7 +9,7 @@ from rl_crop.export import export_actor
 from rl_crop.export.latency import latency_cells, latency_rows, ways_to_act
 from scripts import export, prune, train
 from tests.scripts.test_scripts import CARTPOLE, SHORT
-from tests.zoo.export_agents import AGENTS, RECURRENT
+from tests.zoo.exported import AGENTS, RECURRENT
 
 
 @pytest.fixture(scope="module")

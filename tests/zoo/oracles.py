@@ -98,36 +98,3 @@ def count_removed(model, plan):
 
 def n_params(model):
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def state(*modules, optimizers=()):
-    """Everything that planning or a failed cut must leave alone, bit for bit."""
-    found = {}
-    for place, module in enumerate(modules):
-        for name, child in module.named_modules():
-            plain = {k: v for k, v in vars(child).items() if isinstance(v, (bool, int, float, str, tuple))}
-            found[place, name] = plain
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            found[place, name, "id"] = id(tensor)
-            found[place, name, "data"] = tensor.detach().clone()
-            found[place, name, "grad"] = None if tensor.grad is None else tensor.grad.clone()
-            found[place, name, "free"] = tensor.requires_grad
-    for place, optimizer in enumerate(optimizers):
-        for parameter, entry in optimizer.state.items():
-            found["optimizer", place, id(parameter)] = {
-                key: value.clone() if isinstance(value, th.Tensor) else value for key, value in entry.items()
-            }
-    return found
-
-
-def same(first, second):
-    """Whether two states (or parts of them) are equal, bit for bit."""
-    if isinstance(first, th.Tensor):
-        return isinstance(second, th.Tensor) and first.dtype == second.dtype and th.equal(first, second)
-    if isinstance(first, np.ndarray):
-        return np.array_equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(value, second[key]) for key, value in first.items())
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(same(a, b) for a, b in zip(first, second, strict=True))
-    return first == second

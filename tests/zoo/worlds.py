@@ -1,11 +1,11 @@
-"""Environments, features extractors and policies of a user's own; needs no rl_crop, so that stock processes can import it."""
+"""Environments; needs no rl_crop, so that stock processes can import it."""
 
 import copy
+from typing import Any
 
 import ale_py
 import gymnasium as gym
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.envs import InvalidActionEnvDiscrete, InvalidActionEnvMultiDiscrete
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
@@ -16,9 +16,7 @@ from stable_baselines3.common.envs import (
     IdentityEnvMultiBinary,
     IdentityEnvMultiDiscrete,
 )
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 SIDE = 44  # maps of 2 x 2 after NatureCNN's convolutions
 
@@ -104,22 +102,79 @@ ENVS = {
 """Environments by name, each made anew."""
 
 
-class Normed(BaseFeaturesExtractor):
-    """A features extractor with a layer and a LayerNorm."""
+BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+DOUBLE = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+IMAGE = spaces.Box(0, 255, (36, 38, 1), np.uint8)  # channels last
+PARTS = spaces.Dict(
+    {"speed": BOX, "gear": spaces.Discrete(4), "doors": spaces.MultiDiscrete([2, 3]), "lights": spaces.MultiBinary(2)}
+)
+MATRIX = spaces.Box(-1.0, 2.0, (2, 3), np.float32)
+# Without whole numbers: their encodings have sizes that the LSTM of torch refuses.
+FEWER = spaces.Dict({"speed": BOX, "lights": spaces.MultiBinary(2)})
+SEEN = spaces.Dict({"camera": IMAGE, "speed": BOX})
+CHOICE = spaces.Discrete(4)
+TORQUES = spaces.Box(np.float32([-2.0, -0.5]), np.float32([1.0, 30.0]))
 
-    def __init__(self, observation_space: spaces.Box, features_dim: int = 32) -> None:
-        super().__init__(observation_space, features_dim)
-        self.net = th.nn.Sequential(th.nn.Linear(observation_space.shape[0], features_dim), th.nn.LayerNorm(features_dim))
 
-    def forward(self, observations):
-        return self.net(observations).relu()
+class Toy(gym.Env):
+    """Random observations, at a scale that normalisation has to mend; ``given`` is the last."""
+
+    def __init__(self, observations: spaces.Space, actions: spaces.Space) -> None:
+        self.observation_space, self.action_space = observations, actions
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.give(), {}
+
+    def step(self, action: Any):
+        assert self.action_space.contains(action) or np.shape(action) == self.action_space.shape
+        self.steps += 1
+        return self.give(), 0.0, False, self.steps >= 20, {}
+
+    def give(self) -> Any:
+        def draw(space: spaces.Space) -> Any:
+            if isinstance(space, spaces.Dict):
+                return {key: draw(part) for key, part in space.spaces.items()}
+            if isinstance(space, spaces.Box) and space.dtype != np.uint8:
+                return (2.0 + 1.5 * self.np_random.standard_normal(space.shape)).astype(space.dtype)
+            space.seed(int(self.np_random.integers(1 << 30)))
+            if isinstance(space, spaces.Box):  # images of all kinds of brightness
+                return (space.sample() * self.np_random.random()).astype(np.uint8)
+            return space.sample()
+
+        self.given = draw(self.observation_space)
+        return self.given
 
 
-class OwnPolicy(ActorCriticPolicy):
-    """A user's policy with a method more and a constructor of its own."""
+class MaskedToy(Toy):
+    """With masks of actions."""
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **{"activation_fn": th.nn.ELU, **kwargs})
+    def action_masks(self) -> np.ndarray:
+        binary = isinstance(self.action_space, spaces.MultiBinary)
+        size = 2 * self.action_space.n if binary else int(self.action_space.n)
+        mask = self.np_random.random(size) < 0.7
+        mask[[0, -1]] = True
+        return mask
 
-    def entropy(self, observations):
-        return self.get_distribution(observations).entropy()
+
+def toys(observations: spaces.Space, actions: spaces.Space, n_envs: int = 1, toy: type[Toy] = Toy, normalize: Any = None):
+    """:return: toy environments; with ``normalize``, arguments of ``VecNormalize``, under statistics that no longer move."""
+    env: Any = DummyVecEnv([lambda: toy(observations, actions)] * n_envs)
+    env.seed(0)
+    if normalize is not None:
+        env = VecNormalize(env, **normalize)
+        env.reset()
+        for _ in range(10):
+            env.step(np.array([actions.sample() for _ in range(n_envs)]))
+        env.training = False
+    return env
+
+
+def given(env: Any) -> Any:
+    """:return: what the environments gave last, before any wrapper, stacked."""
+    rows = [env.given for env in env.unwrapped.envs]
+    if isinstance(rows[0], dict):
+        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    return np.stack(rows)

@@ -11,9 +11,10 @@ from torch import nn
 
 from rl_crop.core.graph.groups import find_units, named_tensors
 from rl_crop.core.prune import plan_pruning, prune_model
-from tests.zoo.image_agents import SIDE, OwnExtractor
+from tests.zoo.extractors import OwnExtractor
 from tests.zoo.networks import Calls, mse, settled
 from tests.zoo.oracles import MaskedTwin
+from tests.zoo.worlds import SIDE
 
 
 def headed(build, space, *args):

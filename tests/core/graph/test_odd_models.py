@@ -15,7 +15,8 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.importance.criteria import CRITERIA
 from rl_crop.core.prune import plan_pruning, prune_model
 from tests.zoo.networks import Calls, batches, mlp, mse
-from tests.zoo.oracles import MaskedTwin, same, state
+from tests.zoo.oracles import MaskedTwin
+from tests.zoo.snapshots import same, state
 
 
 @dataclass

@@ -14,7 +14,8 @@ from rl_crop.core.importance.criteria import CRITERIA, resolve_criterion
 from rl_crop.core.prune import plan_pruning
 from rl_crop.core.rng import isolated_rng
 from tests.zoo.networks import CASES, batches, cnn, mlp, mse, settled
-from tests.zoo.oracles import dense_hessian, same, state, unit_sums
+from tests.zoo.oracles import dense_hessian, unit_sums
+from tests.zoo.snapshots import same, state
 
 
 @pytest.fixture(params=CASES)

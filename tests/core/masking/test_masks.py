@@ -14,7 +14,7 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.masking.masks import Masks, attached_masks, pack, release_masks, unpack
 from rl_crop.core.pruning.surgery import Transaction
 from tests.zoo.networks import batches, cnn, mlp, mse
-from tests.zoo.oracles import same, state
+from tests.zoo.snapshots import same, state
 
 OPTIMIZERS = {
     "sgd": lambda p: th.optim.SGD(p, 0.1),

@@ -10,7 +10,7 @@ from torch import nn
 
 from rl_crop.core.prune import prune_model
 from tests.zoo.networks import Residual, batches, mlp, mse, settled
-from tests.zoo.oracles import same
+from tests.zoo.snapshots import same
 
 
 def step(model, optimizer, data, n=5):

@@ -11,7 +11,7 @@ import rl_crop
 from rl_crop.core.pruning.automatic import smallest, unexplained
 from rl_crop.core.pruning.plan import SizePoint
 from tests.zoo.networks import batches, mlp, mse
-from tests.zoo.oracles import same, state
+from tests.zoo.snapshots import same, state
 
 
 def student(width, activation=nn.Tanh, wide=96, seed=0):

@@ -7,7 +7,7 @@ from torch import nn
 from rl_crop.core.prune import plan_pruning, prune_model
 from rl_crop.core.pruning import distillation
 from tests.zoo.networks import Calls, batches, mlp, mse
-from tests.zoo.oracles import same
+from tests.zoo.snapshots import same
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ from rl_crop.core.prune import plan_pruning, prune_model
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.settings import Settings
 from tests.zoo.networks import Residual, batches, cnn, cross_entropy, mlp, mse, noisy_mse, settled
-from tests.zoo.oracles import n_params, same, state
+from tests.zoo.oracles import n_params
+from tests.zoo.snapshots import same, state
 
 
 def generators():

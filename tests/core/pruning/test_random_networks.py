@@ -12,7 +12,8 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.importance.criteria import CRITERIA
 from rl_crop.core.prune import plan_pruning
 from tests.zoo.networks import batches, mse
-from tests.zoo.oracles import MaskedTwin, count_removed, n_params, same, state
+from tests.zoo.oracles import MaskedTwin, count_removed, n_params
+from tests.zoo.snapshots import same, state
 
 ACTIVATIONS = [F.relu, th.tanh, F.elu, F.silu, F.gelu, lambda h: F.leaky_relu(h, 0.1)]
 
@@ -31,7 +32,7 @@ class RandomNetwork(nn.Module):
         self.activation = ACTIVATIONS[rng.integers(len(ACTIVATIONS))]
         width = int(rng.integers(2, 9))
         self.kinds, self.blocks, norms = [], nn.ModuleList(), rng.random() < 0.5
-        self.stem, self.norm = self._layer(rng, 2, width), self._norm(norms, width)
+        self.stem, self.norm = self.make_layer(rng, 2, width), self.make_norm(norms, width)
         for _ in range(rng.integers(0, 4)):
             kind = str(rng.choice(["plain", "residual", "concatenated", "gated", "chunked", "twice", "depthwise", "grouped"]))
             new = width if kind in ("residual", "gated", "twice", "depthwise") else int(rng.integers(1, 5)) * 2
@@ -39,23 +40,23 @@ class RandomNetwork(nn.Module):
                 kind, groups = ("plain", 1) if width % 2 or not convolutional else (kind, 2)
             else:
                 groups = width if kind == "depthwise" and convolutional else 1
-            layers = [self._layer(rng, width, 2 * new if kind == "chunked" else new, groups)]
-            layers += [self._norm(norms, new)]
+            layers = [self.make_layer(rng, width, 2 * new if kind == "chunked" else new, groups)]
+            layers += [self.make_norm(norms, new)]
             if kind in ("residual", "gated"):
-                layers += [self._layer(rng, width, width)]
+                layers += [self.make_layer(rng, width, width)]
             self.kinds.append(kind)
             self.blocks.append(nn.ModuleList(layers))
             width = width + new if kind == "concatenated" else new
         self.pooled = bool(rng.random() < 0.5)
         self.head = nn.Linear(width * (1 if self.pooled or not convolutional else 9), 2)
 
-    def _layer(self, rng, inputs, outputs, groups=1):
+    def make_layer(self, rng, inputs, outputs, groups=1):
         bias = bool(rng.random() < 0.8)
         if not self.convolutional:
             return nn.Linear(inputs, outputs, bias)
         return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias, groups=groups)
 
-    def _norm(self, wanted, width):
+    def make_norm(self, wanted, width):
         return (nn.BatchNorm2d(width) if self.convolutional else nn.BatchNorm1d(width)) if wanted else nn.Identity()
 
     def forward(self, x):

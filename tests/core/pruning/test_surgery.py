@@ -9,7 +9,8 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import plan_pruning
 from rl_crop.core.pruning.surgery import Transaction, keep_index, select
 from tests.zoo.networks import Calls, Residual, batches, cnn, mlp, mse, settled
-from tests.zoo.oracles import MaskedTwin, same, state
+from tests.zoo.oracles import MaskedTwin
+from tests.zoo.snapshots import same, state
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.SiLU, nn.GELU]
 OPTIMIZERS = {

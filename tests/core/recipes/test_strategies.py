@@ -15,7 +15,7 @@ from rl_crop.core.recipes.recipe import Recipe
 from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.core.recipes.strategies import multiply, unit_keep
 from tests.zoo.networks import batches, cnn, mlp
-from tests.zoo.oracles import same, state
+from tests.zoo.snapshots import same, state
 from tests.zoo.tasks import SmallTask, watch_changes
 
 

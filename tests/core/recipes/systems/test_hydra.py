@@ -10,7 +10,7 @@ from rl_crop.core.recipes.drivers import run_recipe
 from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.core.recipes.systems.hydra import frozen, scored
 from tests.zoo.networks import batches, mlp, mse
-from tests.zoo.oracles import same, state
+from tests.zoo.snapshots import same, state
 from tests.zoo.tasks import SmallTask
 
 HYDRA = replace(RECIPES["hydra"], when=0.0, options={"choosing": 1.0})

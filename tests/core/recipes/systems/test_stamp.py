@@ -10,7 +10,7 @@ from rl_crop.core.recipes.drivers import run_recipe
 from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.core.recipes.systems.stamp import SetEncoder, learn_encoder
 from tests.zoo.networks import mlp, mse
-from tests.zoo.oracles import same, state
+from tests.zoo.snapshots import hooks, same, state
 from tests.zoo.tasks import SmallTask
 
 STAMP = replace(RECIPES["stamp"], when=0.5, options={"n_batches": 4})
@@ -86,4 +86,4 @@ def test_the_driver_trains_prunes_once_and_trains_on():
     report = run_recipe(task, STAMP, 0.6, 0)
     assert task.place == 80 and report.n_params_after == sum(p.numel() for p in model.parameters())
     assert 0.6 <= report.sparsity["total"] < 0.6 + 25 / 180 and [id(p) for p in model.parameters()] == parameters
-    assert all(p.requires_grad for p in model.parameters()) and not any(m._forward_hooks for m in model.modules())
+    assert all(p.requires_grad for p in model.parameters()) and hooks(model) == []

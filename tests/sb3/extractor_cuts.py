@@ -1,95 +1,28 @@
-"""Agents that look at images, a cut of their features extractors at chosen units, and what a test reads off them."""
+"""A cut of features extractors at chosen units, and what a test reads off them."""
 
-from functools import partial
-
-import gymnasium as gym
 import numpy as np
 import torch as th
-import torch.nn.functional as F  # noqa: N812
-from gymnasium import spaces
-from sb3_contrib import QRDQN
-from stable_baselines3 import DQN, PPO, SAC, TD3
-from stable_baselines3.common.envs import FakeImageEnv
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import nn
 
 from rl_crop.core.graph.groups import find_units, named_tensors
 from rl_crop.core.pruning.surgery import Transaction, cut, update_sizes
 from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.attributes import rewrite_sizes
 from rl_crop.sb3.subject import algorithm_optimizers
+from tests.zoo.agents import AGENTS
 
-SIDE = 44  # maps of 2 x 2 after NatureCNN's convolutions
-
-
-class DictEnv(FakeImageEnv):
-    """An image, a vector and a number."""
-
-    def __init__(self, **keywords):
-        super().__init__(**keywords)
-        self.observation_space = spaces.Dict(
-            {"image": self.observation_space, "place": spaces.Box(-1, 1, (3,)), "door": spaces.Discrete(4)}
-        )
+NAMES = (
+    "ppo_images", "ppo_images_separate", "ppo_mixed", "ppo_own", "dqn_images", "dqn_own", "qrdqn_mixed", "sac_images",
+    "sac_images_shared", "sac_own", "td3_images", "td3_own_shared",
+)  # fmt: skip
+"""Every way in which a policy holds its extractors."""
 
 
-class OwnExtractor(BaseFeaturesExtractor):
-    """A user's own: convolutions with BatchNorm, a residual block, a depthwise convolution and a LayerNorm."""
-
-    def __init__(self, observation_space: gym.Space, features_dim: int = 12, channels: int = 8) -> None:
-        super().__init__(observation_space, features_dim)
-        self.stem = nn.Sequential(
-            nn.Conv2d(observation_space.shape[0], channels, 8, stride=6, bias=False), nn.BatchNorm2d(channels)
-        )
-        self.inner = nn.Sequential(nn.Conv2d(channels, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
-        self.outer = nn.Conv2d(6, channels, 3, padding=1)
-        self.depthwise = nn.Conv2d(channels, channels, 3, stride=2, groups=channels)
-        side = (((SIDE - 8) // 6 + 1) - 3) // 2 + 1
-        self.linear = nn.Linear(channels * side**2, features_dim)
-        self.norm = nn.LayerNorm(features_dim)
-
-    def forward(self, x):
-        x = F.relu(self.stem(x))
-        x = F.relu(x + self.outer(self.inner(x)))
-        return F.relu(self.norm(self.linear(F.relu(self.depthwise(x)).flatten(1))))
-
-
-def on_policy(env=FakeImageEnv, **policy_kwargs):
-    env = env(screen_height=SIDE, screen_width=SIDE, n_channels=1)
-    return PPO(
-        policy_name(env), env, n_steps=16, batch_size=8, n_epochs=1, learning_rate=1e-2, seed=0,
-        policy_kwargs=policy_kwargs, device="cpu",
-    )  # fmt: skip
-
-
-def off_policy(algorithm, env=FakeImageEnv, discrete=False, **policy_kwargs):
-    env = env(screen_height=SIDE, screen_width=SIDE, n_channels=1, discrete=discrete)
-    return algorithm(
-        policy_name(env), env, learning_starts=12, batch_size=8, train_freq=4, learning_rate=1e-2, buffer_size=50, seed=0,
-        policy_kwargs=policy_kwargs, device="cpu",
-    )  # fmt: skip
-
-
-def policy_name(env):
-    return "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "CnnPolicy"
-
-
-SMALL, NETS = {"features_extractor_kwargs": {"features_dim": 20}}, {"net_arch": [16]}
-OWN = {"features_extractor_class": OwnExtractor, "features_extractor_kwargs": {"features_dim": 10}, **NETS}
-SEPARATE, SHARED = {"share_features_extractor": False}, {"share_features_extractor": True}
-AGENTS = {
-    "ppo": partial(on_policy, **SMALL),
-    "ppo_separate": partial(on_policy, **SMALL, **NETS, **SEPARATE),
-    "ppo_dict": partial(on_policy, DictEnv, features_extractor_kwargs={"cnn_output_dim": 16}),
-    "ppo_own": partial(on_policy, **OWN),
-    "dqn": partial(off_policy, DQN, discrete=True, **SMALL),
-    "dqn_own": partial(off_policy, DQN, discrete=True, **OWN),
-    "qrdqn_dict": partial(off_policy, QRDQN, DictEnv, discrete=True, features_extractor_kwargs={"cnn_output_dim": 16}),
-    "sac": partial(off_policy, SAC, **SMALL, **NETS),
-    "sac_shared": partial(off_policy, SAC, **SMALL, **NETS, **SHARED),
-    "sac_own": partial(off_policy, SAC, **OWN),
-    "td3": partial(off_policy, TD3, **SMALL, **NETS),
-    "td3_own_shared": partial(off_policy, TD3, **OWN, **SHARED),
-}
+def make(name):
+    """The agent of this name, with short rollouts and updates."""
+    few = {"n_steps": 8, "n_epochs": 1} if name.startswith("ppo") else {"learning_starts": 12, "buffer_size": 50}
+    if name == "sac_images_shared":
+        few["use_sde"] = False  # exploration matrices cannot be copied
+    return AGENTS[name](batch_size=8, **few)
 
 
 def observe(model, n=5):
