@@ -1,13 +1,17 @@
 """Files that are either complete or absent: everything is written beside its place and moved there in one step."""
 
+import gzip
 import json
 import os
 import tempfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from rl_crop.core.errors import PruningError
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
@@ -58,6 +62,34 @@ def read_json(path: str | Path) -> Any:
     :return: its content
     """
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_lines(path: str | Path, records: Iterable[Any]) -> Path:
+    """
+    Write a compressed file of JSON lines atomically. The same records always give the same bytes.
+
+    :param path: the file to write, ending in ``.jsonl.gz``
+    :param records: what to write, one line each
+    :return: the path written
+    """
+    text = "".join(json.dumps(record, separators=(",", ":"), default=plain) + "\n" for record in records)
+    return write_atomically(path, lambda temporary: temporary.write_bytes(gzip.compress(text.encode(), mtime=0)))
+
+
+def read_lines(path: str | Path) -> list[Any]:
+    """
+    Read a compressed file of JSON lines.
+
+    :param path: the file to read
+    :return: its records
+    :raises PruningError: the file is damaged
+    """
+    try:
+        return [json.loads(line) for line in gzip.decompress(Path(path).read_bytes()).splitlines()]
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise PruningError(f"{path} is damaged ({error}): restore it, or delete it and make it again") from None
 
 
 def plain(value: Any) -> Any:

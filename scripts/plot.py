@@ -1,15 +1,17 @@
-"""Tables, pictures and a report of a study, from the folder of its results. The study need not be finished.
+"""Tables, pictures and a report of a study, from its results. The study need not be finished.
 
 Examples::
 
-    python scripts/random_policy.py docs/results/returns   # once: the zero of normalised returns
-    python scripts/plot.py docs/results/returns
+    python scripts/random_policy.py runs/returns   # once: the zero of normalised returns
+    python scripts/plot.py runs/returns
+    python scripts/plot.py docs/results/returns.jsonl.gz   # what is recorded of this project's studies
 
 Writes `report.html` (one page, opens in any browser), `tables.md`, `tables/*.csv` and `pictures/*.png` and `*.svg`.
 """
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from rl_crop.evaluation.random_policy import read_random_returns
 from rl_crop.evaluation.report_html import write_page
 from rl_crop.evaluation.results import Results, load_results
 from rl_crop.evaluation.scores import Scores
+from rl_crop.evaluation.store import Store
 from rl_crop.evaluation.study import load_study
 from rl_crop.evaluation.study_report import study_sections, write_files
 
@@ -31,26 +34,27 @@ from rl_crop.evaluation.study_report import study_sections, write_files
 @dataclass(frozen=True)
 class Args:
     results: tyro.conf.Positional[Path]
-    """A folder with one JSON file a run, as `scripts/sweep.py` writes it."""
+    """The folder of the results, as `scripts/sweep.py` writes it, or the file into which it merged them."""
     study: Path | None = None
-    """The study, which says what is missing; by default `configs/study_<folder>.yaml`, where there is one."""
-    random_policy: Path = Path("docs/results/random_policy")
-    """Where `scripts/random_policy.py` wrote the returns of random policies."""
+    """The study, which says what is missing; by default `configs/study_<name>.yaml`, where there is one."""
+    random_policy: tuple[Path, ...] = (Path("runs/random_policy"), Path("docs/results/random_policy"))
+    """Where `scripts/random_policy.py` wrote the returns of random policies; the first that has an environment counts."""
     out: Path | None = None
-    """Where to write; by default beside the results, `<folder>_report`."""
+    """Where to write; by default `runs/<name>_report`."""
 
 
-def random_returns(results: Results, folder: Path) -> dict[str, list[float]]:
+def random_returns(results: Results, folders: Sequence[Path]) -> dict[str, list[float]]:
     """
     :param results: the results of a study
-    :param folder: the measurements of random policies
+    :param folders: the measurements of random policies
     :return: their returns by task, where they have been measured
     """
-    found = {}
-    for key, run in results.runs.items():
-        returns = None if key.task in found else read_random_returns(folder, run.env, run.env_kwargs)
-        if returns is not None:
-            found[key.task] = returns
+    found: dict[str, list[float]] = {}
+    for task, run in {key.task: run for key, run in results.runs.items()}.items():
+        for folder in folders:
+            returns = read_random_returns(folder, run.env, run.env_kwargs)
+            if returns is not None:
+                found.setdefault(task, returns)
     return found
 
 
@@ -60,12 +64,13 @@ def main(args: Args) -> None:
 
     :param args: the arguments
     """
-    default = Path("configs") / f"study_{args.results.name}.yaml"
+    name = Store.at(args.results).folder.name
+    default = Path("configs") / f"study_{name}.yaml"
     study = args.study or (default if default.exists() else None)
     results = load_results(args.results, None if study is None else load_study(study))
     scores = Scores(results, random_returns(results, args.random_policy))
-    out = args.out or args.results.with_name(f"{args.results.name}_report")
-    title, command = f"Study: {args.results.name}", f"python scripts/plot.py {args.results}"
+    out = args.out or Path("runs") / f"{name}_report"
+    title, command = f"Study: {name}", f"python scripts/plot.py {args.results}"
     sections = study_sections(scores)
     write_files(sections, out, title)
     page = write_page(scores, sections, out / "report.html", title, command)

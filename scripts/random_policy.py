@@ -2,7 +2,7 @@
 
 Example::
 
-    python scripts/random_policy.py docs/results/returns
+    python scripts/random_policy.py runs/returns
 """
 
 import os
@@ -17,18 +17,19 @@ import tyro
 
 from rl_crop.evaluation import RunConfig
 from rl_crop.evaluation.random_policy import measure_random_policy, random_policy_path
+from rl_crop.evaluation.store import Store
 from rl_crop.files import read_json, write_json
 
 
 @dataclass(frozen=True)
 class Args:
     results: tyro.conf.Positional[Path]
-    """A folder with one JSON file a run, as `scripts/sweep.py` writes it."""
+    """The folder of the results, as `scripts/sweep.py` writes it, or the file into which it merged them."""
     seeds: int = 10
     """Seeds 0, 1, … of the random policy."""
     episodes: int = 20
     """Episodes of each seed."""
-    out: Path = Path("docs/results/random_policy")
+    out: Path = Path("runs/random_policy")
     """The folder of the measurements, one file an environment."""
 
 
@@ -39,8 +40,8 @@ def main(args: Args) -> None:
     :param args: the arguments
     """
     configs: dict[Path, RunConfig] = {}
-    for path in sorted(args.results.glob("*.json")):
-        config = RunConfig.from_dict(read_json(path)["config"])
+    for result in Store.at(args.results).recorded().results.values():
+        config = RunConfig.from_dict(result["config"])
         configs.setdefault(random_policy_path(args.out, config.env, config.env_kwargs), config)
     if not configs:
         sys.exit(f"No results in {args.results}: run scripts/sweep.py first.")

@@ -5,6 +5,7 @@ Examples::
     python scripts/sweep.py configs/study_returns.yaml --jobs 2
     python scripts/sweep.py configs/study_returns.yaml --only task=ppo_cartpole,arm=dense --list
     python scripts/sweep.py configs/study_returns.yaml --engine ray
+    python scripts/sweep.py configs/study_returns.yaml --merge
 """
 
 import os
@@ -21,6 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import tyro
 from tqdm import tqdm
 
+from rl_crop.core.errors import PruningError
 from rl_crop.evaluation import ConfigError
 from rl_crop.evaluation.engines import Engine, LocalEngine, RayEngine
 from rl_crop.evaluation.store import Store
@@ -46,8 +48,10 @@ class Args:
     """Run some cells only: `task=…,arm=…,sparsity=…,seed=…`; a key that is named twice accepts either value."""
     list: bool = False
     """Show the cells and what has a result, and run nothing."""
+    merge: bool = False
+    """Move the results into one file, `<folder>.jsonl.gz` beside the folder, and run nothing. They count as before."""
     results: Path | None = None
-    """The folder of the results; by default `docs/results/` and the study's name."""
+    """The folder of the results; by default `runs/` and the study's name."""
     keep_runs: Path | None = None
     """Keep every run directory (model, picture) in this folder."""
 
@@ -132,7 +136,10 @@ def main(args: Args) -> int:
     if (args.jobs is not None and args.jobs < 1) or args.retries < 0:
         raise ConfigError("--jobs must be 1 or more, and --retries 0 or more")
     cells = select(load_study(args.study), args.only)
-    store = Store(args.results or default_results(args.study), args.keep_runs)
+    store = Store.at(args.results or default_results(args.study), args.keep_runs)
+    if args.merge:
+        print(f"{store.merge()} cells in {store.merged}")
+        return 0
     if args.list:
         try:
             show(cells, store)
@@ -151,7 +158,7 @@ def main(args: Args) -> int:
     summary = ", ".join(f"{count} {status}" for status, count in bar.counts.items())
     print(f"{summary} in {time.perf_counter() - start:.0f} s; results in {store.folder}/")
     if bar.counts.get("failed"):
-        print(f"What went wrong is in {store.folder}/*.failed.txt; --retry-failed tries again.")
+        print(f"What went wrong is in {store.folder}/*.failed.txt (merged: {store.merged}); --retry-failed tries again.")
     if bar.counts.get("waiting"):
         print("Some cells need the result of others that are not there; run those first.")
     return 1 if bar.counts.get("failed") else 0
@@ -162,7 +169,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main(tyro.cli(Args, description=__doc__)))
-    except (ConfigError, ImportError) as error:
+    except (ConfigError, PruningError, ImportError) as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
         sys.exit("Interrupted: what is done is kept, the same command goes on from here.")

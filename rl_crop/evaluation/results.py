@@ -1,4 +1,4 @@
-"""The results of a study as they lie in a folder: runs, failures, and cells without a result."""
+"""The results of a study as a sweep left them: runs, failures, and cells without a result."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from rl_crop.core.errors import PruningError
+from rl_crop.evaluation.store import Store, last_line
 from rl_crop.evaluation.study import Cell
-from rl_crop.files import read_json
 
 # What a sweep writes when a process was killed: that says nothing about the method.
 _KILLED = "The process ended with exit code"
@@ -88,7 +88,7 @@ class Folder(Generic[R]):
     :param runs: what ended with a finite return
     :param failures: cells whose run broke off with an error or ended in a return that is no number, and the error
     :param missing: cells that have neither, and why
-    :param stale: files of the folder that are no cell of the study
+    :param stale: names of results that are of no cell of the study
     """
 
     runs: Mapping[Key, R]
@@ -141,36 +141,33 @@ def read_folder(folder: str | Path, cells: Iterable[Cell] | None, read: Callable
     """
     Read the results of a study, finished or not.
 
-    :param folder: one JSON file a run, as ``scripts/sweep.py`` writes it
-    :param cells: the cells of the study: files of other cells are left aside, and cells without a file are missing. Without
+    :param folder: of the results, as ``scripts/sweep.py`` writes it, or the file into which it merged them
+    :param cells: the cells of the study: results of other cells are left aside, and cells without one are missing. Without
         them, every arm of a task is expected on every seed that the task has.
-    :param read: makes of a cell's key and its file what is used of it
+    :param read: makes of a cell's key and its result what is used of it
     :return: the results
-    :raises PruningError: there are none, or two files are of the same cell
+    :raises PruningError: there are none, or two are of the same cell
     """
-    folder = Path(folder)
-    files = {path.stem: path for path in sorted(folder.glob("*.json"))}
-    errors = {path.name.removesuffix(".failed.txt"): path for path in sorted(folder.glob("*.failed.txt"))}
+    results, errors = Store.at(folder).recorded()
     wanted = None if cells is None else {cell.name: _key(cell.name) for cell in cells}
-    stale = () if wanted is None else tuple(name for name in files if name not in wanted)
+    stale = () if wanted is None else tuple(name for name in results if name not in wanted)
     runs: dict[Key, R] = {}
     failures: dict[Key, str] = {}
     killed: dict[Key, str] = {}
-    for name, path in files.items():
+    for name, result in results.items():
         if name in stale:
             continue
-        run = read(_key(name), read_json(path))
+        run = read(_key(name), result)
         if run.key in runs:
             raise PruningError(f"{folder} holds two results of {' '.join(map(str, run.key))}: name the study they are of")
         if np.isfinite(run.score):
             runs[run.key] = run
         else:
             failures[run.key] = "the final return is no number"
-    for name, path in errors.items():
-        if name in files or (wanted is not None and name not in wanted):
-            continue
-        lines = path.read_text(encoding="utf-8").strip().splitlines() or ["no message"]
-        (killed if lines[-1].startswith(_KILLED) else failures)[_key(name)] = lines[-1]
+    for name, text in errors.items():
+        if wanted is None or name in wanted:
+            error = last_line(text)
+            (killed if error.startswith(_KILLED) else failures)[_key(name)] = error
     if not runs:
         raise PruningError(f"No results in {folder}: run scripts/sweep.py first")
     expected = _product([*runs, *failures, *killed]) if wanted is None else list(wanted.values())

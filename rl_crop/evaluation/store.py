@@ -1,51 +1,83 @@
 """
-The results of a study on disk: one JSON file a cell, which appears in one step, or a text file that says why there is none.
+The results of a study on disk: while it runs, one JSON file a cell, which appears in one step, or a text file that says why
+there is none; merged in the end, one compressed file beside the folder with a line a cell.
 
 Whatever is interrupted, killed or rebooted: a cell has a whole result or none.
 """
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
+from rl_crop.core.errors import PruningError
 from rl_crop.evaluation.claims import Claim
 from rl_crop.evaluation.study import Cell
 from rl_crop.evaluation.tasks import run_task
-from rl_crop.files import read_json, write_json, write_text
+from rl_crop.files import read_json, read_lines, write_json, write_lines, write_text
+
+MERGED = ".jsonl.gz"
+"""How the name of a merged file ends."""
+_FAILED = ".failed.txt"
+
+
+class Recorded(NamedTuple):
+    """
+    What is known of cells, by their names.
+
+    :param results: what :func:`compute` returned
+    :param failures: of cells without a result, what was written when the last try failed
+    """
+
+    results: dict[str, dict[str, Any]]
+    failures: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Store:
     """
-    :param folder: the folder of the results
+    :param folder: the folder of the results; what was merged lies beside it, as ``<folder>.jsonl.gz``
     :param keep_runs: a folder that keeps the run directories (models, pictures); ``None`` keeps the results alone
     """
 
     folder: Path
     keep_runs: Path | None = None
 
+    @classmethod
+    def at(cls, path: str | Path, keep_runs: Path | None = None) -> "Store":
+        """
+        :param path: a folder of results, or the file into which they were merged
+        :param keep_runs: as above
+        :return: the store
+        """
+        return cls(Path(path).with_name(Path(path).name.removesuffix(MERGED)), keep_runs)
+
+    @property
+    def merged(self) -> Path:
+        """The file that :meth:`merge` writes."""
+        return self.folder.with_name(self.folder.name + MERGED)
+
     def result_path(self, cell: Cell) -> Path:
         """
-        Where the result of a cell is.
+        Where the result of a cell is written.
 
         :param cell: the cell
-        :return: a JSON file, which exists when the cell is done
+        :return: a JSON file, which exists from when the cell is done until it is merged
         """
         return self.folder / f"{cell.name}.json"
 
     def failure_path(self, cell: Cell) -> Path:
         """
-        Where the error of a cell is.
+        Where the error of a cell is written.
 
         :param cell: the cell
-        :return: a text file, which exists when the last try failed; its last line is the error in short
+        :return: a text file, which exists when the last try failed, until it is merged; its last line is the error in short
         """
-        return self.folder / f"{cell.name}.failed.txt"
+        return self.folder / f"{cell.name}{_FAILED}"
 
     def claim(self, cell: Cell) -> Claim | None:
         """
@@ -63,9 +95,10 @@ class Store:
         :param cell: the cell
         :return: ``"done"``, ``"failed"``, ``"running"`` or ``"to do"``
         """
-        if self.result_path(cell).exists():
+        # What was merged is looked up last: a file that is gone by now is there.
+        if self.result_path(cell).exists() or cell.name in self._merged().results:
             return "done"
-        if self.failure_path(cell).exists():
+        if self.failure_path(cell).exists() or cell.name in self._merged().failures:
             return "failed"
         return "running" if Claim.is_held(self._lock_path(cell)) else "to do"
 
@@ -77,12 +110,25 @@ class Store:
         """
         Claim.is_held(self._lock_path(cell))  # to ask is enough
 
+    def result(self, cell: Cell) -> dict[str, Any]:
+        """
+        :param cell: a cell that is done
+        :return: what :meth:`record` wrote
+        """
+        try:
+            return read_json(self.result_path(cell))
+        except FileNotFoundError:
+            return self._merged().results[cell.name]
+
     def error(self, cell: Cell) -> str:
         """
         :param cell: a cell that failed
         :return: the last line of what was recorded
         """
-        return (self.failure_path(cell).read_text(encoding="utf-8").strip().splitlines() or ["no message"])[-1]
+        try:
+            return last_line(self.failure_path(cell).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return last_line(self._merged().failures[cell.name])
 
     def widths(self, cell: Cell) -> Any:
         """
@@ -91,7 +137,7 @@ class Store:
         :param cell: the cell
         :return: what the cell that it depends on ended with; ``None`` where it depends on none
         """
-        return None if cell.widths_of is None else read_json(self.result_path(cell.widths_of))["widths"]
+        return None if cell.widths_of is None else self.result(cell.widths_of)["widths"]
 
     def record(self, cell: Cell, result: Mapping[str, Any]) -> None:
         """
@@ -112,6 +158,54 @@ class Store:
         """
         write_text(self.failure_path(cell), text.rstrip() + "\n")
 
+    def forget_failures(self, cells: Iterable[Cell]) -> None:
+        """
+        Let cells that failed be run again.
+
+        :param cells: the cells
+        """
+        names = set()
+        for cell in cells:
+            self.failure_path(cell).unlink(missing_ok=True)
+            names.add(cell.name)
+        if names & self._merged().failures.keys():
+            with self._merging():
+                results, failures = self._merged()
+                self._write(Recorded(results, {name: text for name, text in failures.items() if name not in names}))
+
+    def recorded(self) -> Recorded:
+        """:return: every result and failure that is there, merged or not, in the order of their names"""
+        results, failures = {}, {}
+        for path in self.folder.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):  # merged meanwhile
+                results[path.stem] = read_json(path)
+        for path in self.folder.glob(f"*{_FAILED}"):
+            with contextlib.suppress(FileNotFoundError):
+                failures[path.name.removesuffix(_FAILED)] = path.read_text(encoding="utf-8")
+        merged = self._merged()  # last, as above
+        results, failures = merged.results | results, merged.failures | failures
+        return Recorded(
+            {name: results[name] for name in sorted(results)},
+            {name: failures[name] for name in sorted(failures.keys() - results.keys())},
+        )
+
+    def merge(self) -> int:
+        """
+        Move everything into the merged file. Sweeps may go on meanwhile.
+
+        :return: how many cells that file now holds
+        :raises PruningError: the results are being merged already
+        """
+        with self._merging():
+            found = self.recorded()
+            if found.results or found.failures:
+                self._write(found)
+            # What failed may have a result by now, which the next merge moves.
+            read = [f"{name}.json" for name in found.results] + [f"{name}{_FAILED}" for names in found for name in names]
+            for name in read:
+                (self.folder / name).unlink(missing_ok=True)
+        return len(found.results) + len(found.failures)
+
     def seconds_left(self, cells: Iterable[Cell], elapsed: Mapping[str, float]) -> float | None:
         """
         Estimate how long cells take one after another, from the results of the same task that exist.
@@ -121,8 +215,8 @@ class Store:
         :return: seconds; ``None`` while a task has no result to judge by
         """
         known: dict[str, list[float]] = {}
-        for path in self.folder.glob("*.json"):
-            task, seconds = _task_and_seconds(path)
+        loose = [_task_and_seconds(path) for path in self.folder.glob("*.json")]
+        for task, seconds in (*loose, *map(_timing, self._merged().results.values())):
             known.setdefault(task, []).append(seconds)
         try:
             return sum(max(0.0, fmean(known[cell.task]) - elapsed.get(cell.name, 0.0)) for cell in cells)
@@ -132,11 +226,51 @@ class Store:
     def _lock_path(self, cell: Cell) -> Path:
         return self.folder / ".locks" / cell.name
 
+    def _merged(self) -> Recorded:
+        try:
+            status = self.merged.stat()
+        except FileNotFoundError:
+            return Recorded({}, {})
+        return _read_merged(self.merged, status.st_mtime_ns, status.st_size, status.st_ino)
 
-@cache  # a sweep asks after every cell
-def _task_and_seconds(path: Path) -> tuple[str, float]:
-    result = read_json(path)
+    def _write(self, found: Recorded) -> None:
+        lines = [{"name": name} | result for name, result in found.results.items()]
+        lines += [{"name": name, "failed": text} for name, text in found.failures.items()]
+        write_lines(self.merged, sorted(lines, key=lambda line: line["name"]))
+
+    @contextlib.contextmanager
+    def _merging(self) -> Iterator[None]:
+        claim = Claim.take(self.folder / ".locks" / "merging")
+        if claim is None:
+            raise PruningError(f"The results in {self.folder} are being merged already: wait until that is done")
+        try:
+            yield
+        finally:
+            claim.release()
+
+
+def last_line(text: str) -> str:
+    """
+    :param text: what was recorded of a failure
+    :return: the error in short
+    """
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
+@lru_cache(maxsize=2)  # a sweep asks after every cell, and what it writes meanwhile is not in this file
+def _read_merged(path: Path, *version: int) -> Recorded:
+    lines = {line.pop("name"): line for line in read_lines(path)}
+    failures = {name: line["failed"] for name, line in lines.items() if "failed" in line}
+    return Recorded({name: line for name, line in lines.items() if name not in failures}, failures)
+
+
+def _timing(result: Mapping[str, Any]) -> tuple[str, float]:
     return result["task"], result["seconds"]["learn_with_evaluation"]
+
+
+@cache  # as above
+def _task_and_seconds(path: Path) -> tuple[str, float]:
+    return _timing(read_json(path))
 
 
 def compute(cell: Cell, widths: Any = None, keep_runs: Path | None = None) -> dict[str, Any]:

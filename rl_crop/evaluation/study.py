@@ -13,6 +13,8 @@ from rl_crop.evaluation.tasks import TaskConfig, load_task
 
 _STUDY_KEYS = {"tasks", "arms", "recipes", "sparsities", "seeds"}
 _TASK_KEYS = {"config", "overrides", "pruning", "arms", "arms_at", "sparsities", "seeds"}
+# Parts of a recipe that have another name since: hashes go on with the first one, so that recorded results stay valid.
+_FIRST_NAMES = {"strategy": "fate"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Cell:
             identity["widths_of"] = self.widths_of.hash
         if (name := (self.config.pruning or {}).get("recipe")) in RECIPES:
             parts, usual = RECIPES[name].described, Recipe().described
-            identity["recipe"] = {part: text for part, text in parts.items() if text != usual[part]}
+            identity["recipe"] = {_FIRST_NAMES.get(part, part): text for part, text in parts.items() if text != usual[part]}
         return short_hash(identity)
 
     @cached_property
@@ -104,9 +106,9 @@ def default_results(study: Path) -> Path:
     The folder of a study's results.
 
     :param study: the study's file
-    :return: for example ``docs/results/returns`` for ``study_returns.yaml``
+    :return: for example ``runs/returns`` for ``study_returns.yaml``
     """
-    return Path("docs/results") / study.stem.removeprefix("study_")
+    return Path("runs") / study.stem.removeprefix("study_")
 
 
 def _recipe_arms(wanted: Any) -> dict[str, dict[str, str]]:

@@ -13,7 +13,6 @@ from rl_crop.evaluation.engines import Engine
 from rl_crop.evaluation.store import Store
 from rl_crop.evaluation.study import Cell
 from rl_crop.evaluation.text import number
-from rl_crop.files import read_json
 
 # How often a sweep looks for what other sweeps have done, in seconds.
 _POLL = 1.0
@@ -62,8 +61,7 @@ class Sweep:
         """
         left = {cell.name: cell for cell in cells}
         if retry_failed:
-            for cell in left.values():
-                self.store.failure_path(cell).unlink(missing_ok=True)
+            self.store.forget_failures(left.values())
         running: dict[str, Claim] = {}
         deaths: Counter[str] = Counter()
         try:
@@ -99,10 +97,11 @@ class Sweep:
                 claim.release()
 
     def _settled(self, cell: Cell, left: Collection[str]) -> Progress | None:
-        if self.store.result_path(cell).exists():
+        state = self.store.state(cell)
+        if state == "done":
             self.store.tidy(cell)
             return Progress(cell, "skipped")
-        if self.store.failure_path(cell).exists():
+        if state == "failed":
             return Progress(cell, "failed", self.store.error(cell))
         source = cell.widths_of
         if source is None or source.name in left or self.store.state(source) in ("done", "running"):
@@ -110,19 +109,19 @@ class Sweep:
         return Progress(cell, "waiting", f"needs the result of {source.name}")
 
     def _is_ready(self, cell: Cell) -> bool:
-        return cell.widths_of is None or self.store.result_path(cell.widths_of).exists()
+        return cell.widths_of is None or self.store.state(cell.widths_of) == "done"
 
     def _claim(self, cell: Cell) -> Claim | None:
         claim = self.store.claim(cell)
         # Another sweep may have ended the cell between our look at the results and the claim.
-        if claim is not None and (self.store.result_path(cell).exists() or self.store.failure_path(cell).exists()):
+        if claim is not None and self.store.state(cell) in ("done", "failed"):
             claim.release()
             return None
         return claim
 
     def _outcome(self, cell: Cell) -> Progress:
-        if self.store.failure_path(cell).exists():
+        if self.store.state(cell) == "failed":
             return Progress(cell, "failed", self.store.error(cell))
-        result = read_json(self.store.result_path(cell))
+        result = self.store.result(cell)
         measure = f"{result.get('metric', 'return')} {number(result['final']['mean'])}"
         return Progress(cell, "done", f"{measure}, {result['seconds']['learn']:.0f} s")

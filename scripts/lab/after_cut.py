@@ -116,7 +116,7 @@ class Args:
     """Rollouts trained on after the cut."""
     runs: Path = Path("runs/after_cut")
     """Where the trained agent is kept."""
-    out: Path = Path("docs/results/after_cut")
+    out: Path = Path("runs/after_cut")
     """Where the results go."""
 
 

@@ -7,8 +7,8 @@ file is written after every row, and the same command goes on where it was inter
 
 Examples::
 
-    python scripts/lab/benchmark.py --out docs/results/benchmark/event.json
-    python scripts/lab/benchmark.py --part training update --widths 64 256 --out docs/results/benchmark/training.json
+    python scripts/lab/benchmark.py --out runs/benchmark/event.json
+    python scripts/lab/benchmark.py --part training update --widths 64 256 --out runs/benchmark/training.json
 """
 
 import os

@@ -40,7 +40,7 @@ class Args:
     """These arms alone; all by default."""
     limit: int | None = None
     """Bytes that arms get in the second part; by default halfway between dense training and the pruned arm next below it."""
-    out: Path = Path("docs/results/big_before_small")
+    out: Path = Path("runs/big_before_small")
     """Where the results go."""
 
 

@@ -149,7 +149,7 @@ class Args:
     """Share of the run that the agents are trained for."""
     runs: Path = Path("runs/cut_quality")
     """Where the trained agents are kept."""
-    out: Path = Path("docs/results/cut_quality")
+    out: Path = Path("runs/cut_quality")
     """Where the results go."""
 
 

@@ -33,7 +33,7 @@ class Args:
     """Seeds 0, 1, … of the study."""
     seed: int | None = None
     """Run this one alone, print what happened, write nothing."""
-    out: Path = Path("docs/results/fuzz/combinations.jsonl")
+    out: Path = Path("runs/fuzz/combinations.jsonl")
     """Where the results go."""
 
 

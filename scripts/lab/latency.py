@@ -44,7 +44,7 @@ class Args:
     """Blocks of calls of each way of each agent."""
     seed: int = 0
     """Seeds agents and environments."""
-    out: Path = Path("docs/results/latency")
+    out: Path = Path("runs/latency")
     """Where the results go."""
     page: Path = Path("docs/export.md")
     """The page with the table."""

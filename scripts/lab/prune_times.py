@@ -91,7 +91,7 @@ class Args:
     """A cut at this share of the run at the latest."""
     kappa: tuple[float, ...] = (0.3, 0.03)
     """Values of κ to watch `lazy` with."""
-    out: Path = Path("docs/results/prune_times")
+    out: Path = Path("runs/prune_times")
     """Where the results go."""
 
 

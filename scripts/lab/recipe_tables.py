@@ -1,4 +1,4 @@
-"""Tables and pictures of a study of recipes, or of other arms on small tasks, from the folder of its results.
+"""Tables and pictures of a study of recipes, or of other arms on small tasks, from its results.
 
 The study need not be finished.
 
@@ -7,7 +7,7 @@ Examples::
     python scripts/sweep.py configs/study_recipes.yaml --jobs 2
     python scripts/lab/recipe_tables.py configs/study_recipes.yaml
 
-Writes `README.md`, `tables/*.csv` and `pictures/*.png` and `*.svg` in a folder of their own, beside the results.
+Writes `README.md`, `tables/*.csv` and `pictures/*.png` and `*.svg` in a folder of their own.
 """
 
 import sys
@@ -23,6 +23,7 @@ from lab.recipe_report.tables import NOTES, read_outcomes, recipe_tables
 from rl_crop.core.errors import PruningError
 from rl_crop.evaluation import ConfigError
 from rl_crop.evaluation.scores import DENSE
+from rl_crop.evaluation.store import Store
 from rl_crop.evaluation.study import default_results, load_study
 from rl_crop.files import write_text
 
@@ -32,9 +33,9 @@ class Args:
     study: tyro.conf.Positional[Path]
     """The study: a YAML file such as `configs/study_recipes.yaml`."""
     results: Path | None = None
-    """The folder of the results; by default `docs/results/` and the study's name."""
+    """The folder of the results, or the file into which they were merged; by default `runs/` and the study's name."""
     out: Path | None = None
-    """Where to write; by default beside the results, `<folder>_report`."""
+    """Where to write; by default `runs/<name>_report`."""
 
 
 def main(args: Args) -> None:
@@ -43,14 +44,15 @@ def main(args: Args) -> None:
 
     :param args: the arguments
     """
-    folder = args.results or default_results(args.study)
-    found = read_outcomes(folder, load_study(args.study))
-    out = args.out or folder.with_name(f"{folder.name}_report")
+    results = args.results or default_results(args.study)
+    found = read_outcomes(results, load_study(args.study))
+    name = Store.at(results).folder.name
+    out = args.out or Path("runs") / f"{name}_report"
     counts = (
         f"{len(found.runs)} cells have a result, {len(found.failures)} none for an error, {len(found.missing)} are to run."
     )
     lines = [
-        f"# Every arm of the study of {folder.name}",
+        f"# Every arm of the study of {name}",
         "",
         f"Made by `python scripts/lab/recipe_tables.py {args.study}`. {counts}",
         "",

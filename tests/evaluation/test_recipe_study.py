@@ -187,7 +187,7 @@ def test_the_best_is_on_top_and_the_refused_below_with_the_reason():
     assert [row[0] for row in second.rows] == ["dense", "rigl"]
 
 
-def test_the_script_writes_a_page_tables_and_pictures(load, tmp_path, capsys):
+def test_the_script_writes_a_page_tables_and_pictures(load, tmp_path, capsys, monkeypatch):
     results = tmp_path / "results"
     report = {
         "final": {"mean": 0.5},
@@ -203,11 +203,12 @@ def test_the_script_writes_a_page_tables_and_pictures(load, tmp_path, capsys):
     for cell in (*cells[:-1], dense):
         Store(results).record(cell, report | {"config": {"pruning": cell.config.pruning}})
     Store(results).record_failure(cells[-1], f"Traceback\n{REFUSED}it cannot be")
+    monkeypatch.chdir(tmp_path)
     script.main(script.Args(tmp_path / "study_tiny.yaml", results=results))
-    page = (tmp_path / "results_report" / "README.md").read_text()
+    page = (tmp_path / "runs" / "results_report" / "README.md").read_text()
     assert "| efficient_convnets | units | 0.5000 |" in page and "refused: it cannot be (seed 0)" in page
     assert "5 cells have a result, 1 none for an error, 4 are to run." in capsys.readouterr().out
-    files = {path.name for path in (tmp_path / "results_report").rglob("*.*")}
+    files = {path.name for path in (tmp_path / "runs" / "results_report").rglob("*.*")}
     assert {"README.md", "friedman_0.5.csv", "cartpole_0.5.csv", "recipes_friedman.png", "recipes_friedman.svg"} == files
 
 

@@ -41,14 +41,15 @@ def test_another_environment_has_another_file(tmp_path):
     assert read_random_returns(tmp_path, "Ant-v5", {}) is None
 
 
-def test_plot_writes_everything_of_an_unfinished_study(tmp_path, capsys):
+def test_plot_writes_everything_of_an_unfinished_study(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     results = tmp_path / "small"
     write_result(results, "task", "dense", "0", 0, 500.0)
     write_result(results, "task", "crop", "0.9", 1, 400.0)
-    plot.main(plot.Args(results, random_policy=tmp_path / "nowhere"))
+    plot.main(plot.Args(results))
     printed = capsys.readouterr().out
     assert "2 of 4 cells have a result" in printed and "Not normalised: task." in printed
-    out = tmp_path / "small_report"
+    out = tmp_path / "runs" / "small_report"
     assert sorted(path.name for path in out.iterdir()) == ["pictures", "report.html", "tables", "tables.md"]
     assert "not run yet" in (out / "report.html").read_text(encoding="utf-8")
     assert all(path.stat().st_size > 0 for path in (out / "pictures").iterdir())

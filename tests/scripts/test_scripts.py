@@ -107,4 +107,4 @@ def test_sweep_lists_what_is_to_do(tmp_path, capsys):
         printed.count("to do   ppo_cartpole__dense__0__seed") == 5
         and "5 cells: 0 done, 0 failed, 0 running, 5 to do" in printed
     )
-    assert sweep.default_results(study) == Path("docs/results/returns")
+    assert sweep.default_results(study) == Path("runs/returns")
