@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / "rl_crop").rglob("*.py")}
 MODULES = {name.removesuffix(".__init__"): path for name, path in FILES.items()}
-LONGEST = 320
+LONGEST = 330
 BELOW = {
     "rl_crop.core": ("rl_crop.core", "rl_crop.optional"),
     "rl_crop.sb3": ("rl_crop.core", "rl_crop.sb3", "rl_crop.optional"),

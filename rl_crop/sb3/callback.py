@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.pruning.settings import Settings, check_choices, check_counts
+from rl_crop.core.pruning.settings import Settings, check_choices, check_counts, is_auto
 from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.core.recipes.arguments import recipe_of
 from rl_crop.core.recipes.engine import PruningEngine
@@ -50,7 +50,8 @@ class PruningCallback(BaseCallback):
     that was not stopped, bit for bit. ``CheckpointCallback`` saves within a rollout, which Stable-Baselines3 forgets: the next
     rollout starts at the checkpoint, and an on-policy agent is cut up to one rollout later.
 
-    :param sparsity: share of each network's prunable parameters to remove, in [0, 1): one number, or by network.
+    :param sparsity: share of each network's prunable parameters to remove, in [0, 1): one number, or by network. By default,
+        and where it is ``"auto"``, the smallest widths are found at which the repaired networks compute what they did.
     :param criterion: name of the criterion (``"crop"``), or a function of an ``ImportanceContext``.
     :param networks: with one number, the networks it applies to (all by default).
     :param scope: ``"network"`` (the default), ``"layer"`` or ``"global"``.
@@ -76,6 +77,10 @@ class PruningCallback(BaseCallback):
         schedule), whatever its schedule: some narrowed agents gain from longer steps, others fall apart (docs/study.md). One
         rate serves all networks and a learned entropy coefficient (TRPO: its critic alone), and the factors of several
         callbacks multiply.
+    :param max_params: instead of a sparsity, how many parameters may be left, of the agent or by network.
+    :param max_flops: the same in floating-point operations for one observation.
+    :param round_to: widths are multiples of this.
+    :param tolerance: of a size that is found: the share of the variance of a network's outputs that may be left unexplained.
     :param seed: of everything random; the model's own by default.
     :param recipe: one of ``rl_crop.recipes``, by name, or a ``Recipe``: it decides what is not given. Masks that move while
         the agent trains change between rollouts, at least 250 (on-policy) or 1000 (off-policy) optimizer steps apart.
@@ -85,7 +90,7 @@ class PruningCallback(BaseCallback):
 
     def __init__(
         self,
-        sparsity: float | Mapping[str, float] = 0.9,
+        sparsity: float | str | Mapping[str, float | str] | None = None,
         criterion: Any = None,
         networks: str | list[str] | None = None,
         scope: str | None = None,
@@ -103,6 +108,10 @@ class PruningCallback(BaseCallback):
         latest: float | int | None = None,
         kappa: float | None = None,
         learning_rate_factor: float = 1.0,
+        max_params: float | Mapping[str, float] | None = None,
+        max_flops: float | Mapping[str, float] | None = None,
+        round_to: int = 1,
+        tolerance: float | Mapping[str, float] | None = None,
         seed: int | None = None,
         recipe: str | Recipe | None = None,
         on_error: str = "raise",
@@ -114,7 +123,9 @@ class PruningCallback(BaseCallback):
             "structured": structured, "schedule": schedule, "n_events": n_events, "n_batches": n_batches, "when": when,
             "until": until, "earliest": earliest, "latest": latest, "kappa": kappa,
         }  # fmt: skip
-        self.sparsity, self.networks, self.budget = sparsity, networks, budget
+        self.sparsity, self.networks = sparsity, networks
+        sizes = {"max_params": max_params, "max_flops": max_flops, "round_to": round_to, "tolerance": tolerance}
+        self.settings: dict[str, Any] = {"budget": budget, **sizes}
         self.recipe, self._given = recipe, {name: value for name, value in given.items() if value is not None}
         self.batch_size, self.seed, self.on_error = batch_size, seed, on_error
         self.learning_rate_factor = learning_rate_factor
@@ -127,7 +138,7 @@ class PruningCallback(BaseCallback):
     @property
     def resolved(self) -> Recipe:
         """The recipe that the arguments ask for."""
-        return recipe_of(self.recipe, self._given)
+        return recipe_of(self.recipe, self._given, finds_size=self.sparsity is None or is_auto(self.sparsity))
 
     def _check_driver(self, recipe: Recipe) -> None:
         if recipe.driver != "single":
@@ -162,7 +173,7 @@ class PruningCallback(BaseCallback):
         found = self._state.found(self.memory)
         self.engine = PruningEngine(
             recipe, sparsity, partial(agent_subject, model), self._seed,
-            agent_limits(model, model._total_timesteps, self.batch_size, self.memory), budget=self.budget,
+            agent_limits(model, model._total_timesteps, self.batch_size, self.memory), **self.settings,
         )  # fmt: skip
         self._state.start(self.engine, subject, found)
         if not hasattr(model, "pruning_history"):
@@ -175,7 +186,7 @@ class PruningCallback(BaseCallback):
         """:return: the recipe and the sparsity that the arguments ask for."""
         self._init_callback()  # a list sets the parent later
         check_choices({"on_error": (self.on_error, ("raise", "warn"))})
-        Settings(seed=self.seed)
+        Settings(seed=self.seed, **self.settings)
         check_counts({name: self._given[name] for name in ("n_events", "n_batches") if name in self._given})
         check_counts({"batch_size": self.batch_size})
         recipe = self.resolved
@@ -190,7 +201,8 @@ class PruningCallback(BaseCallback):
         """:return: what makes an event another one; bounds and the number of batches do not."""
         described = {name: value for name, value in recipe.described.items() if name not in ("until", "options", "driver")}
         options = {name: value for name, value in recipe.options.items() if name in ("n_events", "min_units")}
-        return {"sparsity": str(sparsity), "budget": self.budget, **described, "options": str(options)}
+        sizes = {name: str(value) for name, value in self.settings.items() if value is not None}
+        return {"sparsity": str(sparsity), **sizes, **described, "options": str(options)}
 
     def _on_rollout_start(self) -> None:
         # Where a checkpoint was saved within a rollout, nothing has been trained since it began.

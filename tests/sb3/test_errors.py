@@ -21,7 +21,6 @@ BAD = [
     ({"sparsity": "0.9"}, r"in \[0, 1\)"),
     ({"sparsity": True}, r"in \[0, 1\)"),
     ({"sparsity": float("nan")}, r"in \[0, 1\)"),
-    ({"sparsity": None}, r"in \[0, 1\)"),
     ({"sparsity": {"actor": 1.0}}, r"sparsity of actor is 1.0"),
     ({"sparsity": {"nobody": 0.5}}, "'nobody'.*actor"),
     ({"networks": ["nobody"]}, "'nobody'.*actor"),

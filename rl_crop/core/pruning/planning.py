@@ -49,8 +49,7 @@ def make_plan(subject: Subject, sparsity: Target | None, settings: Settings) -> 
             raise PruningError(f"The model has no layer whose units can be removed ({reasons}); nothing was pruned.")
         wanted = resolve_targets(sparsity, settings, subject, graph, [name for name, own in groups.items() if own])
         automatic = AUTO in wanted.values()
-        if settings.max_params is not None or settings.max_flops is not None:
-            settings = replace(settings, budget="params" if settings.max_flops is None else "flops")
+        settings = settings.in_shares()
         if automatic and not subject.has_observations:
             raise PruningError("sparsity='auto' compares outputs on observations: give batches, or a sparsity.")
         if automatic and not settings.criterion_given:

@@ -1,7 +1,7 @@
 """How units are chosen and what repairs the cut: the keywords of planning and pruning, checked."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -88,6 +88,12 @@ class Settings:
             if self.max_params is not None or self.max_flops is not None or self.round_to != 1:
                 raise PruningError("max_params, max_flops and round_to are of units: masks (structured=False) take a share.")
             object.__setattr__(self, "compensation", "none")
+
+    def in_shares(self) -> "Settings":
+        """:return: the same for shares that a budget has been turned into."""
+        if self.max_params is None and self.max_flops is None:
+            return self
+        return replace(self, max_params=None, max_flops=None, budget="params" if self.max_flops is None else "flops")
 
     @classmethod
     def check_names(cls, names: Iterable[str]) -> None:

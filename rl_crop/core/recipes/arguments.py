@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.pruning.automatic import FOUND_BY
 from rl_crop.core.pruning.schedules import SCHEDULES
 from rl_crop.core.pruning.settings import check_choices
 from rl_crop.core.recipes.recipe import OPTIONS, Recipe
@@ -16,14 +17,16 @@ STEPS = {"one_shot": {"schedule": "once", "inner": "none"}, "iterative": {"sched
 """What ``schedule=`` of :func:`~rl_crop.prune_policy` and its like says in one word, as the parts of a recipe."""
 
 
-def recipe_of(recipe: str | Recipe | None, given: Mapping[str, Any]) -> Recipe:
+def recipe_of(recipe: str | Recipe | None, given: Mapping[str, Any], finds_size: bool = False) -> Recipe:
     """
     :param recipe: a recipe, or the name of one; :data:`EARLY` where it is ``None``.
+    :param finds_size: whether the size is to be found: units are then ranked by what the repair can do.
     :param given: what is changed in it: fields of :class:`~rl_crop.core.recipes.recipe.Recipe`, and options of its parts.
     :return: the recipe.
     :raises PruningError: a name is unknown, a value is wrong, or the recipe has a course that cannot be changed so.
     """
-    base, given = EARLY if recipe is None else resolve_recipe(recipe), dict(given)
+    early = replace(EARLY, criterion=FOUND_BY) if finds_size and given.get("structured") is not False else EARLY
+    base, given = early if recipe is None else resolve_recipe(recipe), dict(given)
     if isinstance(given.get("schedule"), str):
         check_choices({"schedule": (given["schedule"], [*STEPS, *SCHEDULES])})
     asked = {name: given[name] for name in ("schedule", "n_events") if name in given}

@@ -12,10 +12,11 @@ from rl_crop.core.masking.masks import Masks
 from rl_crop.core.masking.weights import Weights, shuffled_units
 from rl_crop.core.model import Subject
 from rl_crop.core.prunable import prunable_parameters
-from rl_crop.core.pruning.planning import trace
+from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.planning import make_plan, trace
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.schedules import ScheduleOptions
-from rl_crop.core.pruning.settings import Settings, Target, check_sparsity, sparsity_by_network
+from rl_crop.core.pruning.settings import AUTO, Settings, Target, sparsity_by_network
 from rl_crop.core.pruning.steps import event_steps
 from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.core.recipes.hooks import StepHooks
@@ -45,11 +46,12 @@ class PruningEngine:
     loop is whatever it is. An exception leaves all as it was, and the next update tries again.
 
     :param recipe: the recipe; its driver is not looked at.
-    :param sparsity: to end with, in [0, 1): one number, or by network.
+    :param sparsity: to end with, in [0, 1): one number, or by network; ``"auto"``, or ``None``, finds the size when pruning
+        begins (or what a budget among the settings says).
     :param subject_of: makes what is pruned from scoring batches.
     :param seed: of everything random.
     :param limits: what the loop says of its own time.
-    :param settings: further settings of a cut of units (``budget``, ``ignore``).
+    :param settings: further settings of a cut of units (``budget``, ``ignore``, ``max_params``, ``tolerance``, ...).
     """
 
     targets: dict[str, float]
@@ -60,13 +62,12 @@ class PruningEngine:
     def __init__(
         self,
         recipe: Recipe,
-        sparsity: Target,
+        sparsity: Target | None,
         subject_of: Callable[[Sequence[Any]], Subject],
         seed: int = 0,
         limits: Limits = Limits(),  # noqa: B008
         **settings: Any,
     ) -> None:
-        check_sparsity(sparsity)
         self.recipe, self.sparsity, self.subject_of, self.seed = recipe, sparsity, subject_of, seed
         self.limits, self._data_from = limits, 0 if recipe.begins_without_data else limits.data_from
         self.strategy = recipe.chosen_strategy(recipe.of(StrategyOptions), recipe.regrow)
@@ -80,6 +81,7 @@ class PruningEngine:
             criterion, recipe.scope, structured=recipe.structured, compensation=recipe.compensation,
             min_units=scoring.min_units, seed=seed, **settings,
         )  # fmt: skip
+        self.finds_size = recipe.finds_size(sparsity)
         self.timetable = Timetable(
             recipe.when, recipe.until, recipe.n_events or 1, recipe.chosen_schedule.in_time, recipe.of(TriggerOptions),
             replace(limits, data_from=self._data_from),
@@ -109,7 +111,7 @@ class PruningEngine:
         producers = {group.tensors("out")[0] for group in graph.groups.values()}
         with_units = [network.name for network in subject.networks if network.parameters & producers]
         names = with_units if recipe.structured else list(self.weights.names)
-        targets = sparsity_by_network(self.sparsity, names, recipe.scope)
+        targets = sparsity_by_network(AUTO if self.sparsity is None else self.sparsity, names, recipe.scope)
         joint = recipe.scope == "global" and targets
         self.targets = {"total": next(iter(targets.values()))} if joint else targets
         self.outcome.of(self.weights, self.targets)
@@ -127,6 +129,8 @@ class PruningEngine:
 
     def _check_reachable(self, subject: Subject) -> None:
         """What magnitude would leave in the end needs no data, and is cheap."""
+        if self.finds_size:
+            return
         if not self.recipe.structured:
             self.weights.select(self.weights.magnitude(), self.targets, self.recipe.scope)
         elif not self.outcome.removed:
@@ -166,7 +170,10 @@ class PruningEngine:
 
     def _propose(self, batches: Batches) -> Mapping[str, int]:
         """:return: by layer, the units (of masks: the weights) that the recipe's own choice would leave now."""
-        state = self._state(self.subject_of(batches()), self.targets, 1.0)
+        subject = self.subject_of(batches())
+        if self.finds_size:
+            return make_plan(subject, self.sparsity, self.settings).widths_after
+        state = self._state(subject, self.targets, 1.0)
         if self.recipe.structured:
             return state.plan(state.rest).widths_after
         return {name: int(mask.sum()) for name, mask in state.choose(state.scores(), state.targets).items()}
@@ -174,6 +181,7 @@ class PruningEngine:
     def _change(self, x: float, batches: Batches, record: Record | None) -> Change:
         start, data, outcome, recipe = time.perf_counter(), batches(), self.outcome, self.recipe
         subject, kept, before = self.subject_of(data), dict(vars(self.strategy)), outcome.snapshot()
+        asked, found = self.targets, self._find_size(subject) if self.finds_size else None
         due = {name: recipe.chosen_schedule.due(share, x, self.schedule) for name, share in self.targets.items()}
         steps = event_steps(due, outcome.gone if recipe.structured else {}, recipe.inner, self.schedule)
         try:
@@ -183,7 +191,10 @@ class PruningEngine:
                 for number, step in enumerate(steps):
                     if number and recipe.structured:
                         subject = self.subject_of(data)  # the network is another one now
-                    for decision in self.strategy.decide(self._state(subject, step, x, not self._n_changes and not number)):
+                    state = self._state(subject, step, x, not self._n_changes and not number)
+                    if found is not None and self.recipe.n_events == len(steps) == 1:
+                        state = replace(state, found=found)
+                    for decision in self.strategy.decide(state):
                         outcome.carry_out(decision, subject, transaction)
                 change = self._described(x, len(before[1]))
                 if record is not None and change.report is not None:
@@ -191,6 +202,8 @@ class PruningEngine:
         except BaseException:
             vars(self.strategy).update(kept)
             outcome.restore(before)
+            if found is not None:
+                self.targets, self.finds_size = asked, True
             raise
         if not self.moves:
             self.timetable.n_done = self.timetable.event + 1
@@ -202,8 +215,17 @@ class PruningEngine:
             self.detach()
         return change
 
+    def _find_size(self, subject: Subject) -> PruningPlan:
+        """Let the sparsities to end with be those that are found now. :return: the plan that has them."""
+        asked = self.targets
+        plan = make_plan(subject, self.sparsity, replace(self.settings, seed=self.seed + self._n_changes))
+        self.targets = {name: plan.budget_sparsity[name] for name in asked}
+        self.outcome.of(self.weights, self.targets)
+        self.finds_size = False
+        return plan
+
     def _state(self, subject: Subject, due: Mapping[str, float], x: float, first: bool = False) -> State:
-        settings, outcome = replace(self.settings, seed=self.seed + self._n_changes), self.outcome
+        settings, outcome = replace(self.settings.in_shares(), seed=self.seed + self._n_changes), self.outcome
         shuffle = self.recipe.of(ScoringOptions).shuffle and not self.recipe.structured
         return State(
             subject=subject, settings=settings, weights=self.weights, masks=outcome.masks, targets=self.targets, due=due,
@@ -260,6 +282,7 @@ class PruningEngine:
             "given_up": self.given_up,
             "outcome": self.outcome.state_dict(),
             "initial": {name: tensor.cpu() for name, tensor in self._initial.items()},
+            "targets": None if self.finds_size else dict(self.targets),
             "hooks": self._hooks.state_dict(),
             "n_changes": self._n_changes,
             "seconds": self.seconds,
@@ -288,6 +311,9 @@ class PruningEngine:
         """
         self.outcome.removed = dict(state["outcome"]["removed"])  # before the start, which asks what is left to do
         self.start(subject)
+        if state["targets"] is not None:
+            self.targets, self.finds_size = dict(state["targets"]), False
+            self.outcome.of(self.weights, self.targets)
         self.timetable.load_state_dict(state["timetable"])
         self.strategy.load_state_dict(state["strategy"])
         self.outcome.load_state_dict(state["outcome"], subject)

@@ -13,7 +13,7 @@ from rl_crop.core.masking.regrowth import REGROW
 from rl_crop.core.pruning.allocation import SCOPES
 from rl_crop.core.pruning.compensation import COMPENSATIONS
 from rl_crop.core.pruning.schedules import INNER, SCHEDULES, Schedule, ScheduleOptions
-from rl_crop.core.pruning.settings import check_choices
+from rl_crop.core.pruning.settings import check_choices, check_sparsity, is_auto
 from rl_crop.core.recipes.perturbation import PERTURBATIONS
 from rl_crop.core.recipes.strategies import STRATEGIES, Strategy, StrategyOptions
 from rl_crop.core.recipes.triggers import TRIGGERS, TriggerOptions
@@ -222,6 +222,22 @@ class Recipe:
         """How many events it has; ``None`` where masks move, or weights shrink, all the time."""
         count = self.chosen_schedule.n_events
         return None if count is None or self.chosen_strategy.continuous else count(self.of(ScheduleOptions))
+
+    def finds_size(self, sparsity: Any) -> bool:
+        """
+        :param sparsity: to end with: a share, one by network, ``"auto"``, or ``None``.
+        :return: whether the size is to be found.
+        :raises PruningError: it is none of these, or the recipe needs a number.
+        """
+        if sparsity is not None:
+            check_sparsity(sparsity)
+        if sparsity is not None and not is_auto(sparsity):
+            return False
+        if self.strategy != "removed":
+            raise PruningError(f"strategy={self.strategy!r} needs a sparsity: only widths, of units that go, can be found.")
+        if isinstance(self.when, str) and self.when.startswith("distance"):
+            raise PruningError(f"when={self.when!r} compares with a sparsity: give one, or use 'lazy', 'epi' or a time.")
+        return True
 
     @property
     def begins_without_data(self) -> bool:

@@ -33,6 +33,7 @@ class State:
     :param shuffle: whether the choice within each layer is random.
     :param initial: the weights as they were at the beginning, where anything compares with them.
     :param dense: the weights without masks, where they may come back.
+    :param found: the plan with which a size was found, where it is the whole of what is to be done.
     """
 
     subject: Subject
@@ -47,6 +48,7 @@ class State:
     shuffle: bool = False
     initial: Mapping[str, th.Tensor] = field(default_factory=dict)
     dense: Mapping[str, th.Tensor] | None = None
+    found: PruningPlan | None = None
 
     @property
     def keep(self) -> dict[str, th.Tensor]:

@@ -86,7 +86,7 @@ class Remove(Strategy):
 
     def decide(self, state: State) -> Iterator[Decision]:
         if state.first or any(state.rest.values()):
-            yield state.plan(state.rest)
+            yield state.plan(state.rest) if state.found is None else state.found
 
 
 class Mask(Strategy):
