@@ -2,6 +2,7 @@
 
 Examples::
 
+    python scripts/prune.py runs/ppo_cartpole_dense_seed0
     python scripts/prune.py runs/ppo_cartpole_dense_seed0 --sparsity 0.9
     python scripts/prune.py runs/x/model.zip --sparsity 0.9 --criterion crop --out small.zip
 """
@@ -11,6 +12,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -26,10 +28,14 @@ from rl_crop.files import write_atomically, write_json
 class Args:
     agent: tyro.conf.Positional[Path]
     """A run directory or a zip; its configuration and normalisation are looked for beside it."""
-    sparsity: float
-    """Share of the prunable parameters of every network to cut."""
-    criterion: str = "span_crop"
-    """How units are scored: crop, span_crop, span, magnitude, random, …"""
+    sparsity: float | None = None
+    """Share of the prunable parameters of every network to cut; by default the size is found at which it does the same."""
+    max_params: int | None = None
+    """Instead of a share, how many parameters may be left."""
+    tolerance: float | None = None
+    """Of a size that is found: the share of the variance of outputs that may be left unexplained; 0.001 by default."""
+    criterion: str | None = None
+    """How units are scored: obs_crop, crop, span_crop, span, magnitude, random, …"""
     compensation: str = "least_squares"
     """How what is cut is made up for: none, bias, least_squares, distill."""
     out: Path | None = None
@@ -47,17 +53,21 @@ def main(args: Args) -> None:
     :param args: the arguments
     """
     agent = SavedAgent.find(args.agent, args.config)
-    out = args.out or agent.path.with_name(f"{agent.path.stem}_pruned_{args.sparsity:g}.zip")
+    size = f"{args.sparsity:g}" if args.sparsity is not None else f"{args.max_params}_params" if args.max_params else "auto"
+    out = args.out or agent.path.with_name(f"{agent.path.stem}_pruned_{size}.zip")
     if out.suffix != ".zip":
         raise ConfigError(f"--out {out}: the name must end in .zip")
     if out.resolve() == agent.path.resolve():
         raise ConfigError(f"--out {out} is the agent itself, which is kept: choose another name")
     env = agent.build_env(args.seed, normalize_rewards=True)
     model = agent.load(env)
-    report = rl_crop.prune_policy(
-        model, sparsity=args.sparsity, criterion=args.criterion, compensation=args.compensation, seed=args.seed
-    )
-    print(report)
+    criterion: dict[str, Any] = {} if args.criterion is None else {"criterion": args.criterion}
+    plan = rl_crop.plan_policy_pruning(
+        model, args.sparsity, max_params=args.max_params, tolerance=args.tolerance, compensation=args.compensation,
+        seed=args.seed, **criterion,
+    )  # fmt: skip
+    print(plan)
+    report = plan.apply()
 
     write_atomically(out, lambda path: model.save(path))
     # Under names of their own: the folder may be another run's.
