@@ -1,0 +1,112 @@
+"""Any saved agent of Stable-Baselines3: which algorithm it is of, and what lies beside it."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from rl_crop.core.errors import PruningError
+from rl_crop.evaluation.algorithms import algorithm_class
+
+BY_POLICY = {
+    "sac": "sac", "td3": "td3", "dqn": "dqn", "tqc": "tqc", "qrdqn": "qrdqn", "crossq": "crossq", "ars": "ars",
+    "maskable": "ppo_mask", "recurrent": "ppo_lstm",
+}  # fmt: skip
+"""Algorithm by a word in the module of the policy's class."""
+BY_KEY = {"cg_max_steps": "trpo", "clip_range": "ppo", "vf_coef": "a2c"}
+"""Of those with the common actor-critic policy, by what they save; the first that is there counts."""
+
+
+def find_zip(path: str | Path) -> Path:
+    """
+    :param path: a zip, a run directory, or a directory of RL Zoo's logs.
+    :return: the zip.
+    :raises PruningError: there is none, or several of which none is the model.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise PruningError(f"There is nothing at {path}.")
+    if path.is_file():
+        if not zipfile.is_zipfile(path):
+            raise PruningError(f"{path} is no zip of Stable-Baselines3, or is damaged.")
+        return path
+    usual = [path / name for name in ("model.zip", f"{path.name.rpartition('_')[0]}.zip", "best_model.zip")]
+    found = [zip_file for zip_file in usual if zip_file.is_file()] or sorted(path.glob("*.zip"))
+    if not found:
+        raise PruningError(f"There is no saved agent in {path}.")
+    if len(found) > 1 and found[0] not in usual:
+        raise PruningError(f"{path} holds {len(found)} zips: name one of them.")
+    return find_zip(found[0])
+
+
+def algorithm_of(path: Path) -> str:
+    """
+    :param path: the zip.
+    :return: the name of its algorithm.
+    :raises PruningError: the zip holds no agent, or it is not clear of which algorithm.
+    """
+    try:
+        data: Any = load_from_zip_file(path, device="cpu", load_data=True)[0]
+    except Exception as error:
+        raise PruningError(f"{path} cannot be read as a saved agent ({type(error).__name__}: {error}).") from error
+    if not isinstance(data, dict) or "policy_class" not in data:
+        raise PruningError(f"{path} holds no agent of Stable-Baselines3.")
+    module = getattr(data["policy_class"], "__module__", "")
+    for word, name in BY_POLICY.items():
+        if f".{word}." in f".{module}.":
+            return "ddpg" if name == "td3" and data.get("policy_delay") == 1 else name
+    found = [name for key, name in BY_KEY.items() if key in data]
+    if not found:
+        raise PruningError(f"{path} does not say of which algorithm it is: name it with --algo.")
+    return found[0]
+
+
+def load_agent(path: Path, algo: str | None, env: VecEnv | None) -> BaseAlgorithm:
+    """
+    :param path: the zip.
+    :param algo: its algorithm; found in the zip where it is ``None``.
+    :param env: environments to attach.
+    :return: the agent, on the CPU.
+    :raises PruningError: it cannot be loaded.
+    """
+    name = algo or algorithm_of(path)
+    try:
+        return algorithm_class(name).load(path, env=env, device="cpu")
+    except Exception as error:
+        raise PruningError(f"{path} does not load as {name} ({type(error).__name__}: {error}).") from error
+
+
+def make_env(env_id: str, vecnormalize: Path | None, n_envs: int, seed: int) -> VecEnv:
+    """
+    :param env_id: of gymnasium.
+    :param vecnormalize: statistics of ``VecNormalize``, which then stand still; rewards are not normalised.
+    :param n_envs: how many environments.
+    :param seed: the first one's.
+    :return: environments to play in.
+    :raises PruningError: there is no such environment, or no such file.
+    """
+    try:
+        env = make_vec_env(env_id, n_envs=n_envs, seed=seed)
+    except Exception as error:
+        raise PruningError(f"The environment {env_id!r} cannot be made ({error}).") from error
+    if vecnormalize is None:
+        return env
+    if not vecnormalize.is_file():
+        raise PruningError(f"There are no statistics at {vecnormalize}.")
+    normalized = VecNormalize.load(str(vecnormalize), env)
+    normalized.training = normalized.norm_reward = False
+    return normalized
+
+
+def statistics_beside(path: Path) -> Path | None:
+    """:return: the file of ``VecNormalize`` that belongs to a zip, where our runs and RL Zoo's put it."""
+    places = [
+        path.with_name(f"{path.stem}.vecnormalize.pkl"),
+        path.with_name("vecnormalize.pkl"),
+        *path.parent.glob("*/vecnormalize.pkl"),
+    ]
+    return next((place for place in places if place.is_file()), None)
