@@ -230,6 +230,8 @@ CRITERIA: dict[str, Criterion] = {
 
 SPANNING = frozenset({"span", "span_crop", "obs", "obs_crop"})
 """Criteria that look at activations, so that they only rank whole units."""
+ERRORS = frozenset({"obs", "obs_crop"})
+"""Criteria whose scores are errors that add up, so that they count by what a unit's removal saves."""
 BY_UNIT = SPANNING | {"crop_gate", "snap", "taylor", "unit_norm", "filter_l1", "filter_l2"}
 """Criteria that have no score for a single weight."""
 

@@ -1,6 +1,7 @@
 """From scores to kept units: a budget in parameters, FLOPs or units, met exactly and never below a floor."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,12 +9,10 @@ import numpy as np
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import DependencyGraph, Group
+from rl_crop.core.pruning.paths import Freed, Widths, costed_path, counts_along, ranked_path
 
 BUDGETS = ("params", "flops", "units")
-SCOPES = ("network", "layer", "global")
-
-Widths = Mapping[str, int]
-"""Units by group name."""
+SCOPES = ("network", "layer", "global", "isomorphic")
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,9 @@ class Budget:
             cuts = tuple((slot.axis, group.name, group.n_units, slot.index.shape[1]) for group, slot in graph.slots_of(name))
             if cuts and price:
                 self._terms.append(_Term(price, graph.shapes[name], cuts))
+        self._by_group = {
+            name: [term for term in self._terms if any(name == group for _, group, _, _ in term.cuts)] for name in self._now
+        }
         self._fixed = sum(term.never_cut() for term in self._terms)
 
     def cost(self, widths: Widths) -> float:
@@ -65,6 +67,13 @@ class Budget:
         if self._kind == "units":
             return float(sum(widths.get(name, self._now[name]) for name in self._units))
         return sum(term.cost(widths) for term in self._terms) - self._fixed
+
+    def freed(self, name: str, widths: Widths) -> float:
+        """:return: what one unit less of a group saves, at widths that name it."""
+        if self._kind == "units":
+            return 1.0
+        less = {**widths, name: widths[name] - 1}
+        return sum(term.cost(widths) - term.cost(less) for term in self._by_group[name])
 
     def sparsity(self, widths: Widths) -> float:
         """:return: the share of the prunable part that is gone at these widths."""
@@ -80,6 +89,9 @@ def allocate(
     scope: str = "network",
     min_units: float = 1,
     what: str = "the model",
+    *,
+    freed: Freed | None = None,
+    classes: Sequence[Sequence[Group]] | None = None,
 ) -> dict[str, np.ndarray]:
     """
     Choose the units to keep: the fewest removals, lowest scores first, that meet the sparsity.
@@ -88,10 +100,13 @@ def allocate(
     :param scores: a score a unit by group; the lowest go first.
     :param sparsity: the share of the budget that must be gone, in [0, 1).
     :param sparsity_at: the sparsity reached at given widths.
-    :param scope: ``"layer"`` removes the same share of units in every group; otherwise one ranking over all groups.
+    :param scope: ``"layer"`` removes the same share of units in every group, ``"isomorphic"`` in every class of groups;
+        otherwise one ranking over all groups.
     :param min_units: units that stay in every group: a number of at least 1, or, below 1, a share (rounded down) of
         those that ``"layer"`` would leave there.
     :param what: names the network in errors.
+    :param freed: where scores are errors, what a unit of a group saves at given widths: scores count by what they save.
+    :param classes: of ``"isomorphic"``: groups that are ranked together.
     :return: kept unit indices by group name, ascending int64.
     :raises PruningError: the sparsity cannot be reached with ``min_units`` left in every layer.
     """
@@ -103,61 +118,33 @@ def allocate(
             f"the largest reachable is {math.floor(largest * 1e4) / 1e4:g}. Ask for less, or lower min_units."
         )
     order = {group.name: np.argsort(scores[group.name], kind="stable") for group in groups}
+    single = [[group] for group in groups]
     if scope == "layer" or min_units < 1:
-        removed = _fewest_removals(_removals_by_share(groups, floor), groups, sparsity, sparsity_at)
+        removed = _fewest_removals([ranked_path(own, scores, floor) for own in single], single, sparsity, sparsity_at)
     if scope != "layer":
         if min_units < 1:
             floor = {group.name: max(int(min_units * (group.n_units - removed[group.name])), 1) for group in groups}
-        removed = _fewest_removals(_removals_by_rank(groups, scores, order, floor), groups, sparsity, sparsity_at)
+        together = classes if scope == "isomorphic" and classes is not None else [groups]
+        paths = [
+            ranked_path(own, scores, floor) if freed is None else costed_path(own, scores, floor, freed) for own in together
+        ]
+        removed = _fewest_removals(paths, together, sparsity, sparsity_at)
     return {group.name: np.sort(order[group.name][removed[group.name] :]).astype(np.int64) for group in groups}
 
 
 def _fewest_removals(
-    steps: "_removals_by_rank | _removals_by_share",
-    groups: Sequence[Group],
+    paths: Sequence[Sequence[str]],
+    classes: Sequence[Sequence[Group]],
     sparsity: float,
     sparsity_at: Callable[[Widths], float],
-) -> dict[str, int]:
-    """:return: by group name, how many go at the first step that meets the target"""
+) -> Counter[str]:
+    """:return: by group name, how many go at the first step along the paths that meets the target"""
     # Sparsity grows with every removal, so it is found by bisection.
-    low, high = 0, len(steps) - 1
+    sizes = [sum(group.n_units for group in own) for own in classes]
+    low, high = 0, max(sizes, default=0)
     while low < high:
         middle = (low + high) // 2
-        widths = {group.name: group.n_units - steps(middle)[group.name] for group in groups}
+        gone = counts_along(paths, sizes, middle)
+        widths = {group.name: group.n_units - gone[group.name] for own in classes for group in own}
         low, high = (low, middle) if sparsity_at(widths) >= sparsity - 1e-12 else (middle + 1, high)
-    return steps(low)
-
-
-class _removals_by_rank:  # noqa: N801  (used as a function with a length)
-    """Step n removes the n lowest-ranked units that the floor does not protect."""
-
-    def __init__(self, groups: Sequence[Group], scores: Mapping, order: Mapping, floor: Widths) -> None:
-        removable = {group.name: group.n_units - floor[group.name] for group in groups}
-        self.names = [group.name for group in groups]
-        owner = np.concatenate(
-            [np.full(removable[name], place) for place, name in enumerate(self.names)] or [np.zeros(0)]
-        ).astype(int)
-        values = np.concatenate([scores[name][order[name][: removable[name]]] for name in self.names] or [np.zeros(0)])
-        self.sequence = owner[np.argsort(values, kind="stable")]
-
-    def __len__(self) -> int:
-        return len(self.sequence) + 1
-
-    def __call__(self, step: int) -> dict[str, int]:
-        counts = np.bincount(self.sequence[:step], minlength=len(self.names))
-        return {name: int(count) for name, count in zip(self.names, counts, strict=True)}
-
-
-class _removals_by_share:  # noqa: N801
-    """Step n removes the share n / N of the units of every group, rounded up, N being the widest group."""
-
-    def __init__(self, groups: Sequence[Group], floor: Widths) -> None:
-        self.groups, self.removable = groups, {group.name: group.n_units - floor[group.name] for group in groups}
-        self.widest = max((group.n_units for group in groups), default=0)
-
-    def __len__(self) -> int:
-        return self.widest + 1
-
-    def __call__(self, step: int) -> dict[str, int]:
-        shares = {group.name: -(-step * group.n_units // self.widest) if self.widest else 0 for group in self.groups}
-        return {name: min(share, self.removable[name]) for name, share in shares.items()}
+    return counts_along(paths, sizes, low)

@@ -11,12 +11,13 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import DependencyGraph, Group, find_units
 from rl_crop.core.importance.activations import UnitActivations, dormant_shares
 from rl_crop.core.importance.context import ImportanceContext, unit_scores
-from rl_crop.core.importance.criteria import resolve_criterion
+from rl_crop.core.importance.criteria import ERRORS, resolve_criterion
 from rl_crop.core.importance.received import ReceivedMoments
 from rl_crop.core.masking.masks import refuse_masked
 from rl_crop.core.model import Network, Subject
 from rl_crop.core.pruning.allocation import Budget, allocate
 from rl_crop.core.pruning.automatic import FOUND_BY, WITHOUT_GRADIENT, Trials, for_fitting, smallest, tolerance_of
+from rl_crop.core.pruning.paths import isomorphic_classes
 from rl_crop.core.pruning.plan import TRACE_BATCH, PruningPlan, SizePoint
 from rl_crop.core.pruning.settings import AUTO, Settings, Target
 from rl_crop.core.pruning.targets import resolve_targets, rounded
@@ -137,14 +138,21 @@ def _allocate(
         names = frozenset().union(*(network.parameters for network in together))
         budget = Budget(graph, names, settings.budget)
         settled = {name: len(units) for name, units in kept.items()}
+        own = [group for network in together for group in groups[network.name]]
         found = allocate(
-            [group for network in together for group in groups[network.name]],
+            own,
             scores,
             targets[together[0].name],
             lambda widths, budget=budget, settled=settled: budget.sparsity({**settled, **widths}),  # type: ignore[misc]
             settings.scope,
             settings.min_units,
             " and ".join(network.name for network in together),
+            freed=(
+                (lambda name, widths, budget=budget, settled=settled: budget.freed(name, {**settled, **widths}))  # type: ignore[misc]
+                if settings.criterion in ERRORS
+                else None
+            ),
+            classes=isomorphic_classes(own, graph),
         )
         up = together[0].name in found_sizes  # keeping more cannot make an error larger, and would miss a budget
         kept |= found if settings.round_to == 1 else rounded(found, scores, settings.round_to, up)

@@ -26,9 +26,10 @@ class Settings:
 
     :param criterion: a name in :data:`~rl_crop.core.importance.criteria.CRITERIA`, or a function of an ``ImportanceContext``;
         by default ``"crop"``, or ``"obs_crop"`` where a size is to be found.
-    :param scope: ``"network"`` (one ranking a network), ``"layer"`` (the same share of units in every layer) or
-        ``"global"`` (one ranking and one budget over all networks); of weights also ``"er"`` and ``"erk"`` (densities by
-        the shapes of a network's layers).
+    :param scope: ``"network"`` (one ranking a network), ``"layer"`` (the same share of units in every layer),
+        ``"isomorphic"`` (rankings among layers of one kind and place, such as those inside residual blocks; each such class
+        loses the same share of units) or ``"global"`` (one ranking and one budget over all networks); of weights also
+        ``"er"`` and ``"erk"`` (densities by the shapes of a network's layers).
     :param budget: what ``sparsity`` is a share of: ``"params"``, ``"flops"`` or ``"units"``.
     :param structured: ``True`` removes units physically; ``False`` masks single weights of linear and convolution layers.
     :param compensation: ``"none"``, ``"bias"``, ``"least_squares"`` or ``"distill"``; masks are not compensated.

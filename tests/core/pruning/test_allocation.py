@@ -229,3 +229,73 @@ def test_allocate_equals_removing_one_unit_after_the_other():
         for name, units in kept.items():
             assert units.dtype == np.int64 and (np.diff(units) > 0).all()
             assert set(units) == set(np.argsort(scores[name], kind="stable")[-len(units) :])
+
+
+class Blocks(nn.Module):
+    """A residual stream with inner layers, as in SimBa; the first block's inner layer hardly counts."""
+
+    def __init__(self, width=8, inner=16, n_blocks=3):
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, width), nn.Linear(width, 2)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
+            for _ in range(n_blocks)
+        )
+        with th.no_grad():
+            self.blocks[0][3].weight.mul_(0.1)
+
+    def forward(self, x):
+        h = self.stem(x)
+        for block in self.blocks:
+            h = h + block(h)
+        return self.head(h)
+
+
+def test_isomorphic_layers_are_ranked_together_and_classes_lose_equal_shares():
+    model = Blocks()
+
+    def inner_layers_lose(context):
+        low = {group.name: 0.0 if group.name == "blocks.0.1" else 1.0 for group in context.groups}
+        return {g.name: np.arange(g.n_units) + low[g.name] * 100 + 1000 * (g.name == "stem") for g in context.groups}
+
+    settings = {"criterion": inner_layers_lose, "compensation": "none", "budget": "units"}
+    plans = {scope: plan_pruning(model, mse, batches(), 0.5, scope=scope, **settings) for scope in ("network", "isomorphic")}
+    assert plans["network"].widths_after["blocks.0.1"] == 1
+    assert plans["network"].widths_after["stem"] == 8
+    widths = plans["isomorphic"].widths_after
+    assert widths["stem"] == 4 and sum(widths.values()) == 28 and widths["blocks.0.1"] == 1
+    assert plans["isomorphic"].apply().n_params_after == n_params(model)
+
+
+def test_errors_count_by_what_a_unit_saves():
+    """The naive oracle: of all layers' next units, the one with the least error per parameter saved goes."""
+    model, data = mlp((30, 20, 12, 6, 2)), batches((30,), n=60)
+    plan = plan_pruning(model, mse, data, 0.7, criterion="obs", compensation="none")
+    budget = Budget(plan.graph, dict(model.named_parameters()))
+    widths = {name: group.n_units for name, group in plan.graph.groups.items()}
+    lowest = {name: np.sort(score) for name, score in plan.scores.items()}
+    while budget.sparsity(widths) < 0.7:
+        rates = {}
+        for name, width in widths.items():
+            if width > 1:
+                saved = budget.cost(widths) - budget.cost({**widths, name: width - 1})
+                assert budget.freed(name, widths) == pytest.approx(saved)
+                rates[name] = lowest[name][len(lowest[name]) - width] / saved
+        widths[min(rates, key=rates.get)] -= 1
+    assert {name: len(units) for name, units in plan.kept_units.items()} == widths
+    for name, units in plan.kept_units.items():
+        assert set(units) == set(np.argsort(plan.scores[name])[-len(units) :])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("budget", ["params", "flops", "units"])
+def test_errors_meet_the_target_too(name, budget):
+    build, shape = MODELS[name]
+    model = build()
+    data = batches(shape, model(th.zeros(2, *shape)).shape[1], n=20)
+    for sparsity in (0.3, 0.8):
+        plan = plan_pruning(model, mse, data, sparsity, criterion="obs", budget=budget, compensation="none")
+        cost = Budget(plan.graph, dict(model.named_parameters()), budget)
+        widths = {group: len(kept) for group, kept in plan.kept_units.items()}
+        assert cost.sparsity(widths) >= sparsity - 1e-12
+        assert any(cost.sparsity({**widths, group: width + 1}) < sparsity for group, width in widths.items())
