@@ -1,8 +1,10 @@
-"""What a seed draws: an algorithm with all of its options, and a way of pruning it, as plain values."""
+"""What hypothesis draws: an algorithm with all of its options, and a way of pruning it, as plain values."""
 
-import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from hypothesis import strategies as st
 
 ON_POLICY = ("PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO")
 CONTINUOUS = ("SAC", "TD3", "DDPG", "TQC", "CrossQ")
@@ -17,7 +19,7 @@ ACTIONS = {
     **dict.fromkeys(Q_LEARNING, ("discrete",)),
     "ARS": ("discrete", "box"),
 }
-OBSERVATIONS = {"Mlp": ("vector", "vector", "number"), "Cnn": ("image",), "MultiInput": ("mixed", "vectors")}
+OBSERVATIONS = {"Mlp": ("vector", "number"), "Cnn": ("image",), "MultiInput": ("mixed", "vectors")}
 ACTIVATIONS = ("ReLU", "Tanh", "ELU", "SiLU", "GELU", "LeakyReLU", "Softplus", "Sigmoid")
 OPTIMIZERS = ("default", "Adam", "AdamW", "RMSprop", "SGD")
 NOISY: tuple[dict[str, Any], ...] = ({"policy": {"use_expln": True}}, {"policy": {"log_std_init": -1.0}})
@@ -55,10 +57,9 @@ WAYS = {
 @dataclass(frozen=True)
 class Combination:
     """
-    An agent and a way of pruning it; plain values that JSON knows.
+    An agent and a way of pruning it; plain values, which can be copied from a report of hypothesis.
 
-    :param seed: of the draw, the agent and its environment.
-    :param attempt: which draw of this seed it is: what Stable-Baselines3 refuses to build is drawn again.
+    :param seed: of the agent and its environment.
     :param algorithm: its class.
     :param policy: ``"Mlp"``, ``"Cnn"`` or ``"MultiInput"``.
     :param observations: ``"vector"``, ``"number"``, ``"image"``, ``"vectors"`` or ``"mixed"`` (image, vector and number).
@@ -74,7 +75,7 @@ class Combination:
     :param n_critics: of an off-policy actor-critic.
     :param n_steps: of the returns in the replay buffer.
     :param lstm: which networks of a recurrent agent remember: ``"both"``, ``"shared"`` or ``"actor"``.
-    :param extra: one of :data:`EXTRAS`, or nothing.
+    :param extra: one of :data:`EXTRAS` or :data:`NOISY`, or nothing.
     :param way: ``"prune_policy"``, ``"plan"`` (then ``apply``), ``"late_plan"`` (trains on between the two), ``"callback"`` or
         ``"policy"`` (the bare policy).
     :param batches: that a bare policy is given: ``"samples"`` of a buffer, ``"mapping"`` or ``"observations"`` alone.
@@ -87,7 +88,6 @@ class Combination:
     """
 
     seed: int
-    attempt: int
     algorithm: str
     policy: str
     observations: str
@@ -114,90 +114,114 @@ class Combination:
     settings: dict[str, Any]
 
 
-def draw(seed: int, attempt: int = 0) -> Combination:
+class _Dice:
     """
-    :param seed: of the combination.
-    :param attempt: another draw of the same seed.
-    :return: always the same one.
+    What a combination is drawn with. What stands first, or is no exception, is what failures are shrunk to; and what has no
+    choice is drawn too, so that what follows stays as it is when hypothesis tries something simpler.
+
+    :param draw: of hypothesis.
     """
-    rng = random.Random(f"{seed}/{attempt}")
-    algorithm = rng.choice(ALGORITHMS)
-    policy = "Mlp" if algorithm in ("ARS", "CrossQ") else rng.choices(("Mlp", "Cnn", "MultiInput"), (5, 3, 3))[0]
-    observations, actions = rng.choice(OBSERVATIONS[policy]), rng.choice(ACTIONS[algorithm])
-    own_extractor = algorithm != "ARS" and rng.random() < 0.3
-    share = None if algorithm in (*Q_LEARNING, "ARS") else rng.choice((None, True, False))
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.draw = draw
+
+    def one_of(self, options: Sequence[Any], weights: Sequence[int] | None = None) -> Any:
+        """:return: one of them, drawn by weight."""
+        repeated = [option for option, n in zip(options, weights or [1] * len(options)) for _ in range(n)]
+        return repeated[self.draw(st.integers(0, len(repeated) - 1))]
+
+    def at_times(self, percent: int) -> bool:
+        """:return: whether an exception is made."""
+        return self.draw(st.integers(0, 99)) >= 100 - percent
+
+    def number(self, low: int, high: int) -> int:
+        """:return: an integer, high included."""
+        return self.draw(st.integers(low, high))
+
+
+@st.composite
+def combinations(draw: st.DrawFn, algorithm: str | None = None) -> Combination:
+    """
+    :param algorithm: one of :data:`ALGORITHMS`; any by default.
+    :return: a strategy of hypothesis.
+    """
+    dice = _Dice(draw)
+    algorithm = algorithm or dice.one_of(ALGORITHMS)
+    policy = dice.one_of(("Mlp",) if algorithm in ("ARS", "CrossQ") else ("Mlp", "Cnn", "MultiInput"), (5, 3, 3))
+    observations, actions = dice.one_of(OBSERVATIONS[policy]), dice.one_of(ACTIONS[algorithm])
+    own_extractor = dice.at_times(30) and algorithm != "ARS"
+    share = dice.one_of((None,) if algorithm in (*Q_LEARNING, "ARS") else (None, True, False))
     shared = algorithm in ON_POLICY if share is None else share
     names = ["critic"] if algorithm in Q_LEARNING else ["actor"] if algorithm == "ARS" else ["actor", "critic"]
     if shared and (own_extractor or observations in ("image", "mixed")):
         names.append("features")
     replay = algorithm in (*CONTINUOUS, *Q_LEARNING)
-    sparsity, networks = _sparsity(rng, names)
-    settings = _settings(rng, algorithm, by_network=networks is not None or isinstance(sparsity, dict))
-    way = rng.choice(list(WAYS))
+    sparsity, networks = _sparsity(dice, names)
+    settings = _settings(dice, algorithm, by_network=networks is not None or isinstance(sparsity, dict))
+    way = dice.one_of(list(WAYS))
     free = algorithm == "ARS" or settings["criterion"] in WITHOUT_GRADIENT
-    use_sde = algorithm in STATE_DEPENDENT_NOISE and actions == "box" and rng.random() < 0.4
+    batches = ("samples", "mapping", "observations") if free else ("samples", "mapping")
+    use_sde = dice.at_times(40) and algorithm in STATE_DEPENDENT_NOISE and actions == "box"
     extras = (*EXTRAS[algorithm], *(NOISY if use_sde else ()))
     return Combination(
-        seed=seed,
-        attempt=attempt,
+        seed=dice.number(0, 999),
         algorithm=algorithm,
         policy=policy,
         observations=observations,
         actions=actions,
-        n_envs=rng.choice((1, 1, 2, 3)),
-        normalize=observations != "number" and rng.random() < 0.3,
+        n_envs=dice.one_of((1, 2, 3), (2, 1, 1)),
+        normalize=dice.at_times(30) and observations != "number",
         own_extractor=own_extractor,
         share=share,
-        net_arch=_net_arch(rng, algorithm),
-        activation=rng.choice(ACTIVATIONS),
-        optimizer="default" if algorithm == "ARS" else rng.choice(OPTIMIZERS),
+        net_arch=_net_arch(dice, algorithm),
+        activation=dice.one_of(ACTIVATIONS),
+        optimizer=dice.one_of(OPTIMIZERS if algorithm != "ARS" else ("default",)),
         use_sde=use_sde,
-        n_critics=rng.choice((1, 2, 3, 4)) if algorithm in CONTINUOUS else 0,
-        n_steps=3 if replay and policy != "MultiInput" and rng.random() < 0.25 else 1,
-        lstm=rng.choice(("both", "shared", "actor")) if algorithm == "RecurrentPPO" else "",
-        extra=rng.choice(extras) if rng.random() < 0.4 else {},
+        n_critics=dice.number(1, 4) * (algorithm in CONTINUOUS),
+        n_steps=3 if dice.at_times(25) and replay and policy != "MultiInput" else 1,
+        lstm=dice.one_of(("both", "shared", "actor") if algorithm == "RecurrentPPO" else ("",)),
+        extra=dice.one_of(extras) if dice.at_times(40) else {},
         way=way,
-        batches=rng.choice(("samples", "mapping", *(["observations"] if free else []))) if way == "policy" else "",
-        again=way != "policy" and rng.random() < 0.3,
-        schedule="one_shot" if settings["compensation"] == "distill" else rng.choice(WAYS[way]),  # it is slow
-        when=rng.choice(("lazy", "epi", 0.4, 20)) if way == "callback" else "",
+        batches=dice.one_of(batches if way == "policy" else ("",)),
+        again=dice.at_times(30) and way != "policy",
+        schedule=dice.one_of(WAYS[way] if settings["compensation"] != "distill" else ("one_shot",)),  # it is slow
+        when=dice.one_of((20, 0.4, "lazy", "epi") if way == "callback" else ("",)),
         sparsity=sparsity,
         networks=networks,
         settings=settings,
     )
 
 
-def _net_arch(rng: random.Random, algorithm: str) -> Any:
+def _net_arch(dice: _Dice, algorithm: str) -> Any:
     def side() -> list[int]:
-        widest = 8 if rng.random() < 0.06 else 64
-        smallest = 1 if widest == 8 else 6
-        return [rng.randint(smallest, widest) for _ in range(rng.choices(range(5), (1, 5, 8, 5, 3))[0])]
+        low, high = (1, 8) if dice.at_times(6) else (6, 64)
+        return [dice.number(low, high) for _ in range(dice.one_of((1, 0, 2, 3, 4), (5, 1, 8, 5, 3)))]
 
-    if rng.random() < 0.08:
+    if dice.at_times(8):
         return None
-    if algorithm in (*Q_LEARNING, "ARS") or rng.random() < 0.2:
+    if algorithm in (*Q_LEARNING, "ARS") or dice.at_times(20):
         return side()
     return {"pi": side(), "qf" if algorithm in CONTINUOUS else "vf": side()}
 
 
-def _sparsity(rng: random.Random, names: list[str]) -> tuple[float | dict[str, float], list[str] | None]:
+def _sparsity(dice: _Dice, names: list[str]) -> tuple[float | dict[str, float], list[str] | None]:
     def share() -> float:
-        low, high = rng.choices(((0.0, 0.0), (0.01, 0.5), (0.5, 0.9), (0.9, 0.99)), (1, 6, 10, 2))[0]
-        return round(rng.uniform(low, high), 3)
+        return dice.number(*dice.one_of(((500, 900), (10, 500), (900, 990), (0, 0)), (10, 6, 2, 1))) / 1000
 
-    form = rng.choices(("number", "networks", "mapping"), (6, 1, 1))[0]
+    form = dice.one_of(("number", "networks", "mapping"), (6, 1, 1))
     if form == "mapping":
         return {name: share() for name in names}, None
-    return share(), rng.sample(names, rng.randint(1, len(names))) if form == "networks" else None
+    subset = st.lists(st.sampled_from(names), min_size=1, max_size=len(names), unique=True)
+    return share(), dice.draw(subset) if form == "networks" else None
 
 
-def _settings(rng: random.Random, algorithm: str, by_network: bool) -> dict[str, Any]:
-    gradient = algorithm != "ARS" or rng.random() < 0.1
-    scopes = ("network", "layer") if by_network and rng.random() < 0.9 else ("network", "layer", "global")
+def _settings(dice: _Dice, algorithm: str, by_network: bool) -> dict[str, Any]:
+    gradient = dice.at_times(10) or algorithm != "ARS"
+    scopes = ("network", "layer", "global") if dice.at_times(10) or not by_network else ("network", "layer")
     return {
-        "criterion": rng.choice((*WITH_GRADIENT, *WITHOUT_GRADIENT) if gradient else WITHOUT_GRADIENT),
-        "scope": rng.choice(scopes),
-        "budget": rng.choice(("params", "params", "flops", "units")),
-        "compensation": rng.choices(("none", "bias", "least_squares", "distill"), (6, 5, 12, 1))[0],
-        "min_units": rng.choices((1, 0.5, 2, 3, 4), (9, 3, 2, 1, 1))[0],
+        "criterion": dice.one_of((*WITHOUT_GRADIENT, *(WITH_GRADIENT if gradient else ()))),
+        "scope": dice.one_of(scopes),
+        "budget": dice.one_of(("params", "flops", "units"), (2, 1, 1)),
+        "compensation": dice.one_of(("none", "bias", "least_squares", "distill"), (6, 5, 12, 1)),
+        "min_units": dice.one_of((1, 0.5, 2, 3, 4), (9, 3, 2, 1, 1)),
     }

@@ -12,7 +12,7 @@ from lab.performance.rivals import torch_pruning
 from lab.performance.training import build_arms
 from lab.performance.variants import VARIANTS, stacked
 from rl_crop.evaluation.networks import count_parameters, read_widths
-from tests.evaluation.benchmarks import CPU, TINY
+from tests.lab.benchmarks import CPU, TINY
 
 ALGOS = ("sac", "ppo")
 TARGET = "critic_target"

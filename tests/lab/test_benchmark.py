@@ -16,8 +16,8 @@ from lab.performance.machine import is_busy
 from lab.performance.table import Column, rows_table
 from lab.performance.timing import in_turns, median_ratio, repeat
 from rl_crop.core.errors import PruningError
-from tests.evaluation.benchmarks import CPU, TINY
 from tests.evaluation.studies import make_scores
+from tests.lab.benchmarks import CPU, TINY
 
 
 def test_arms_take_turns_and_each_round_begins_with_another():

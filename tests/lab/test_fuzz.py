@@ -1,35 +1,26 @@
 """Random combinations end as they must, and what looks at them sees what is wrong."""
 
-import json
 from collections import defaultdict
 from dataclasses import asdict, replace
 
 import pytest
 import torch as th
+from hypothesis import HealthCheck, Phase, given, settings
 
-from lab import fuzz
-from lab.fuzzing import Outcome, draw, run, ways
+from lab import fuzz as script
+from lab import fuzzing
+from lab.fuzzing import Combination, NotBuilt, combinations, fuzz, run, ways
 from lab.fuzzing.accounting import Account, check_slices, values_of
 from lab.fuzzing.building import build
 from lab.fuzzing.checks import CheckError, check_consistent, check_same, check_same_objects, moving, state
 from lab.fuzzing.drawing import ACTIVATIONS, ALGORITHMS, OPTIMIZERS, WAYS, WITH_GRADIENT, WITHOUT_GRADIENT
 from rl_crop import PruningError, plan_policy_pruning, prune_policy
 
-PRUNED = (3, 10, 13, 17, 38, 42, 53, 54, 72, 87, 100, 121, 142, 145)
-REFUSED = {
-    69: "criterion needs a gradient",
-    86: "sparsity out of reach with min_units",
-    129: "the network named has no units",
-}
-PLAIN = next(
-    chosen
-    for chosen in map(draw, range(1000))
-    if chosen.algorithm == "PPO" and chosen.policy == "Mlp" and chosen.observations == "vector"
-)
-PLAIN = replace(
-    PLAIN, actions="discrete", n_envs=2, normalize=False, own_extractor=False, share=None,
-    net_arch={"pi": [20, 9], "vf": [13]}, use_sde=False, activation="Tanh", optimizer="Adam",
-    way="prune_policy", again=False, schedule="one_shot", sparsity=0.6, networks=None,
+PLAIN = Combination(
+    seed=0, algorithm="PPO", policy="Mlp", observations="vector", actions="discrete", n_envs=2, normalize=False,
+    own_extractor=False, share=None, net_arch={"pi": [20, 9], "vf": [13]}, activation="Tanh", optimizer="Adam", use_sde=False,
+    n_critics=0, n_steps=1, lstm="", extra={}, way="prune_policy", batches="", again=False, schedule="one_shot", when="",
+    sparsity=0.6, networks=None,
     settings={"criterion": "magnitude", "scope": "network", "budget": "params", "compensation": "none", "min_units": 1},
 )  # fmt: skip
 
@@ -41,38 +32,48 @@ def model():
     return made
 
 
-@pytest.mark.parametrize("seed", PRUNED)
-def test_agents_end_pruned_and_alive(seed):
-    outcome = run(seed)
-    assert (outcome.verdict, outcome.reason) == ("pruned", ""), outcome.trace
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_agents_end_pruned_and_alive_or_refused_and_as_they_were(algorithm):
+    counts = fuzz(2, algorithm, derandomize=True, database=None)
+    assert sum(count for verdict, count in counts.items() if not verdict.startswith("not built")) >= 2
 
 
-@pytest.mark.parametrize("seed", REFUSED)
-def test_agents_end_refused_and_as_they_were(seed):
-    outcome = run(seed)
-    assert (outcome.verdict, outcome.reason) == ("refused", REFUSED[seed]), outcome.trace
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_ends_pruned(way):
+    batches, when = "samples" if way == "policy" else "", 0.4 if way == "callback" else ""
+    assert run(replace(PLAIN, way=way, batches=batches, when=when, schedule=WAYS[way][-1], again=way != "policy")) == "pruned"
 
 
-def test_every_algorithm_and_way_is_among_them():
-    drawn = [draw(seed) for seed in PRUNED]
-    assert {chosen.algorithm for chosen in drawn} == set(ALGORITHMS)
-    assert {chosen.way for chosen in drawn} == set(WAYS)
-
-
-def test_a_seed_draws_the_same_combination_every_time():
-    assert draw(3) == draw(3) != draw(3, attempt=1) != draw(4)
-    assert json.loads(json.dumps(asdict(draw(5)))) == asdict(draw(5))
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"sparsity": 0.999}, "sparsity out of reach with min_units"),
+        ({"net_arch": []}, "nothing to prune"),
+        ({"net_arch": {"pi": [], "vf": [9]}, "networks": ["actor"]}, "the network named has no units"),
+        ({"scope": "global", "networks": ["actor"]}, "scope='global' with a sparsity by network"),
+        ({"algorithm": "ARS", "net_arch": [9], "optimizer": "default", "criterion": "snip"}, "criterion needs a gradient"),
+    ],
+)
+def test_agents_end_refused_and_as_they_were(changes, reason):
+    own = {key: changes.pop(key) for key in list(changes) if key in PLAIN.settings}
+    assert run(replace(PLAIN, **changes, settings=PLAIN.settings | own)) == f"refused: {reason}"
 
 
 def test_everything_is_drawn():
     seen = defaultdict(set)
-    for chosen in map(draw, range(400)):
+
+    @settings(max_examples=500, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
+              suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
+    @given(combinations())
+    def look(chosen):
         for name, value in asdict(chosen).items():
             seen[name].add(str(value))
         for name, value in chosen.settings.items():
             seen[name].add(value)
         if isinstance(chosen.net_arch, dict):
             seen["depth"] |= {len(side) for side in chosen.net_arch.values()}
+
+    look()
     for name, values in {
         "algorithm": ALGORITHMS, "activation": ACTIVATIONS, "optimizer": OPTIMIZERS, "way": WAYS,
         "criterion": (*WITH_GRADIENT, *WITHOUT_GRADIENT), "scope": ("network", "layer", "global"),
@@ -80,9 +81,37 @@ def test_everything_is_drawn():
         "min_units": (0.5, 1, 2, 3, 4),
         "compensation": ("none", "bias", "least_squares", "distill"), "schedule": ("one_shot", "iterative", "gradual"),
         "actions": ("discrete", "multidiscrete", "multibinary", "box"), "share": ("None", "True", "False"),
-        "n_critics": "01234", "n_envs": "123",
+        "observations": ("vector", "number", "image", "vectors", "mixed"), "lstm": ("", "both", "shared", "actor"),
+        "batches": ("", "samples", "mapping", "observations"), "when": ("", "20", "0.4", "lazy", "epi"),
+        "n_critics": "01234", "n_envs": "123", "n_steps": "13",
+        **dict.fromkeys(("normalize", "own_extractor", "use_sde", "again"), ("False", "True")),
     }.items():  # fmt: skip
         assert seen[name] == set(values), name
+
+
+def test_a_failure_is_shrunk_and_what_cannot_be_built_is_passed_over(monkeypatch, capsys):
+    def fails(chosen):
+        if chosen.algorithm == "DQN":
+            raise NotBuilt("DQN: no")
+        check_same({}, {"width": 1} if chosen.way == "callback" and chosen.n_envs > 1 else {}, "it")
+        return "pruned"
+
+    monkeypatch.setattr(fuzzing, "run", fails)
+    found = []
+    with pytest.raises(CheckError, match="width") as error:
+        fuzz(500, tell=lambda chosen, verdict: found.append((chosen, verdict)), derandomize=True, database=None)
+    report = "".join(error.value.__notes__)
+    assert all(part in report for part in ("Combination(", "way='callback'", "n_envs=2", "seed=0", "extra={}"))
+    assert {verdict for _, verdict in found} >= {"failed", "pruned"}
+    monkeypatch.setattr(fuzzing, "run", lambda chosen: fails(replace(chosen, n_envs=1)))
+    script.main(script.Args(examples=40))
+    printed = capsys.readouterr().out
+    assert "| pruned | 40 |" in printed and "| not built: DQN: no | " in printed
+
+
+def test_what_stable_baselines3_cannot_build_is_no_finding():
+    with pytest.raises(NotBuilt, match="PPO: "):
+        run(replace(PLAIN, activation="Linear"))
 
 
 def failing(action):
@@ -107,30 +136,36 @@ OUT_OF_REACH = PruningError("sparsity 0.6 cannot be reached with min_units=1")
 
 
 @pytest.mark.parametrize(
-    "action, reason",
+    "action, error, reason",
     [
-        (lambda model: raise_error(IndexError("out of range")), "IndexError: out of range"),
-        (lambda model: raise_error(PruningError("no idea")), "unknown reason: no idea"),
-        (lambda model: raise_error(OUT_OF_REACH), "refused without need"),
-        (lambda model: (spoil(model), raise_error(OUT_OF_REACH)), "a refusal changed"),
-        (lambda model: prune_policy(model, 0.0, criterion="magnitude", compensation="none"), "sparsity 0.0000 is below 0.6"),
-        (lambda model: prune_policy(model, 0.8, criterion="magnitude", compensation="none"), "by more than a unit"),
-        (lambda model: (th.rand(1), prune_policy(model, 0.6, seed=1))[1], "pruning changed ['torch']"),
+        (lambda model: raise_error(IndexError("out of range")), IndexError, "out of range"),
+        (lambda model: raise_error(PruningError("no idea")), CheckError, "unknown reason: no idea"),
+        (lambda model: raise_error(OUT_OF_REACH), CheckError, "refused without need"),
+        (lambda model: (spoil(model), raise_error(OUT_OF_REACH)), CheckError, "a refusal changed"),
+        (
+            lambda model: prune_policy(model, 0.0, **PLAIN.settings),
+            CheckError,
+            "sparsity 0.0000 is below 0.6",
+        ),
+        (
+            lambda model: prune_policy(model, 0.8, **PLAIN.settings),
+            CheckError,
+            "by more than a unit",
+        ),
+        (lambda model: (th.rand(1), prune_policy(model, 0.6, seed=1))[1], CheckError, "pruning changed ['torch']"),
     ],
 )
-def test_failures_are_seen(action, reason, monkeypatch):
-    monkeypatch.setattr("lab.fuzzing.trial.draw", lambda seed, attempt: PLAIN)
+def test_failures_are_seen(action, error, reason, monkeypatch):
     monkeypatch.setattr(ways, "prune_policy", failing(action))
-    outcome = run(0)
-    assert outcome.verdict == "failed" and reason in outcome.reason and outcome.trace
+    with pytest.raises(Exception) as found:
+        run(PLAIN)
+    assert isinstance(found.value, error) and reason in str(found.value)
 
 
 def test_what_is_out_of_reach_must_be_refused(monkeypatch):
-    monkeypatch.setattr("lab.fuzzing.trial.draw", lambda seed, attempt: replace(PLAIN, sparsity=0.999))
-    outcome = run(0)
-    assert (outcome.verdict, outcome.reason) == ("refused", "sparsity out of reach with min_units")
     monkeypatch.setattr(ways, "prune_policy", failing(lambda model: prune_policy(model, 0.6)))
-    assert "out of reach" in run(0).reason
+    with pytest.raises(CheckError, match="out of reach"):
+        run(replace(PLAIN, sparsity=0.999))
 
 
 def test_reports_must_be_true(model):
@@ -217,25 +252,3 @@ def test_any_change_is_seen(model):
         with pytest.raises(CheckError, match=name):
             check_same(before, state(model), "it")
         before = state(model)
-
-
-def test_a_study_runs_what_is_missing(tmp_path, monkeypatch, capsys):
-    calls = []
-    found = (("pruned", ""), ("refused", "nothing to prune"), ("failed", "KeyError: 'x'"))
-
-    def fake(seed):
-        calls.append(seed)
-        return Outcome(asdict(draw(seed)), *found[seed], {}, ["PPO: ValueError: no"], 0.1)
-
-    monkeypatch.setattr(fuzz, "run", fake)
-    args = fuzz.Args(n=3, out=tmp_path / "found.jsonl")
-    fuzz.main(args)
-    assert calls == [0, 1, 2] and len(args.out.read_text().splitlines()) == 3
-    printed = capsys.readouterr().out
-    assert "| refused | nothing to prune | 1 |" in printed and "3 x PPO: ValueError: no" in printed
-    fuzz.main(args)
-    assert calls == [0, 1, 2, 2]  # a failure is looked at again
-    changed = args.out.read_text().replace(f'"algorithm": "{draw(0).algorithm}"', '"algorithm": "Other"', 1)
-    args.out.write_text(changed)
-    fuzz.main(args)
-    assert calls == [0, 1, 2, 2, 0, 2]  # and a seed that draws something else by now

@@ -12,7 +12,7 @@ from lab.supervised.data import DataError, MissingDataError
 from lab.supervised.tiny_imagenet import tiny_imagenet
 from rl_crop.core.errors import PruningError
 from rl_crop.supervised.batches import batches_of
-from tests.supervised.files import python2, write_cifar10, write_cifar100, write_tiny_imagenet
+from tests.lab.image_files import python2, write_cifar10, write_cifar100, write_tiny_imagenet
 
 
 def bytes_of(part):

@@ -11,7 +11,7 @@ from lab.supervised.data import MissingDataError
 from lab.supervised.run import run
 from rl_crop.evaluation.tasks import load_task
 from rl_crop.files import read_json
-from tests.supervised.files import write_cifar10, write_cifar100, write_tiny_imagenet
+from tests.lab.image_files import write_cifar10, write_cifar100, write_tiny_imagenet
 
 FOLDER = Path(__file__).parents[2] / "configs" / "supervised"
 CONFIGS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
