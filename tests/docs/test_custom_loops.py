@@ -26,7 +26,6 @@ def cuts(monkeypatch):
         return report
 
     monkeypatch.setattr(rl_crop, "prune_policy", recorded)
-    th.set_num_threads(1)
     return found
 
 

@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import torch as th
-
 from rl_crop.core.masking.masks import attached_masks
 
 ROOT = Path(__file__).parents[2]
@@ -13,7 +11,6 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "masks.md").read_te
 
 def test_the_guide_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    th.set_num_threads(1)
     names = {}
     first, saving, own = (block.replace("20_000", "4_096") for block in BLOCKS)
     exec(first, names)

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch as th
 
 import rl_crop
 from rl_crop.core.importance.criteria import CRITERIA
@@ -22,7 +21,6 @@ def test_the_guide_shows_all_recipes_as_they_are():
 def test_the_examples_run(monkeypatch):
     monkeypatch.setattr("rl_crop.sb3.between_rollouts.STEPS_BETWEEN", {True: 1, False: 1})
     before = set(rl_crop.recipes), set(CRITERIA)
-    th.set_num_threads(1)
     names: dict = {}
     try:
         blocks = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)

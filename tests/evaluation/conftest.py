@@ -3,15 +3,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch as th
 
 from rl_crop.evaluation import RunConfig
 from rl_crop.evaluation.claims import Claim
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    th.set_num_threads(1)
 
 
 @pytest.fixture

@@ -1,12 +1,6 @@
 import functools
 
 import pytest
-import torch as th
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    th.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")

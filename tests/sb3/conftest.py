@@ -1,13 +1,6 @@
 import pytest
-import torch as th
 
 from tests.zoo.agents import AGENTS
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    th.set_num_threads(1)
-
 
 TYPICAL = (
     "ppo_discrete", "ppo_sde", "ppo_uneven", "ppo_normalized", "ppo_images_separate", "a2c", "trpo", "maskable", "recurrent",
