@@ -1,7 +1,6 @@
 """From scores to kept units: a budget in parameters, FLOPs or units, met exactly and never below a floor."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import DependencyGraph, Group
-from rl_crop.core.pruning.paths import Freed, Widths, costed_path, counts_along, ranked_path
+from rl_crop.core.pruning.paths import Freed, Widths, costed_path, counts_along, floors, ranked_path
 
 BUDGETS = ("params", "flops", "units")
 SCOPES = ("network", "layer", "global", "isomorphic")
@@ -68,11 +67,11 @@ class Budget:
             return float(sum(widths.get(name, self._now[name]) for name in self._units))
         return sum(term.cost(widths) for term in self._terms) - self._fixed
 
-    def freed(self, name: str, widths: Widths) -> float:
-        """:return: what one unit less of a group saves, at widths that name it."""
+    def freed(self, name: str, widths: Widths, n: int = 1) -> float:
+        """:return: what some units less of a group save, at widths that name it."""
         if self._kind == "units":
-            return 1.0
-        less = {**widths, name: widths[name] - 1}
+            return float(n)
+        less = {**widths, name: widths[name] - n}
         return sum(term.cost(widths) - term.cost(less) for term in self._by_group[name])
 
     def sparsity(self, widths: Widths) -> float:
@@ -90,6 +89,7 @@ def allocate(
     min_units: float = 1,
     what: str = "the model",
     *,
+    round_to: int = 1,
     freed: Freed | None = None,
     classes: Sequence[Sequence[Group]] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -105,30 +105,35 @@ def allocate(
     :param min_units: units that stay in every group: a number of at least 1, or, below 1, a share (rounded down) of
         those that ``"layer"`` would leave there.
     :param what: names the network in errors.
+    :param round_to: of every group that loses units, a multiple of this stays.
     :param freed: where scores are errors, what a unit of a group saves at given widths: scores count by what they save.
     :param classes: of ``"isomorphic"``: groups that are ranked together.
     :return: kept unit indices by group name, ascending int64.
     :raises PruningError: the sparsity cannot be reached with ``min_units`` left in every layer.
     """
-    floor = {group.name: min(group.n_units, max(int(min_units), 1)) for group in groups}
+    floor = floors(groups, {group.name: min_units for group in groups}, round_to)
     largest = sparsity_at(floor)
     if sparsity > largest + 1e-12:
+        rounding, lower = (f" and round_to={round_to}", " or round_to") if round_to > 1 else ("", "")
         raise PruningError(
-            f"sparsity {sparsity:g} of {what} cannot be reached with min_units={min_units}: "
-            f"the largest reachable is {math.floor(largest * 1e4) / 1e4:g}. Ask for less, or lower min_units."
+            f"sparsity {sparsity:g} of {what} cannot be reached with min_units={min_units}{rounding}: "
+            f"the largest reachable is {math.floor(largest * 1e4) / 1e4:g}. Ask for less, or lower min_units{lower}."
         )
     order = {group.name: np.argsort(scores[group.name], kind="stable") for group in groups}
     single = [[group] for group in groups]
     if scope == "layer" or min_units < 1:
-        removed = _fewest_removals([ranked_path(own, scores, floor) for own in single], single, sparsity, sparsity_at)
+        paths = [ranked_path(own, scores, floor, round_to) for own in single]
+        removed = _fewest_removals(paths, single, sparsity, sparsity_at, round_to)
     if scope != "layer":
         if min_units < 1:
-            floor = {group.name: max(int(min_units * (group.n_units - removed[group.name])), 1) for group in groups}
+            least = {group.name: min_units * (group.n_units - removed[group.name]) for group in groups}
+            floor = floors(groups, least, round_to)
         together = classes if scope == "isomorphic" and classes is not None else [groups]
         paths = [
-            ranked_path(own, scores, floor) if freed is None else costed_path(own, scores, floor, freed) for own in together
+            ranked_path(own, scores, floor, round_to) if freed is None else costed_path(own, scores, floor, freed, round_to)
+            for own in together
         ]
-        removed = _fewest_removals(paths, together, sparsity, sparsity_at)
+        removed = _fewest_removals(paths, together, sparsity, sparsity_at, round_to)
     return {group.name: np.sort(order[group.name][removed[group.name] :]).astype(np.int64) for group in groups}
 
 
@@ -137,14 +142,19 @@ def _fewest_removals(
     classes: Sequence[Sequence[Group]],
     sparsity: float,
     sparsity_at: Callable[[Widths], float],
-) -> Counter[str]:
+    round_to: int,
+) -> dict[str, int]:
     """:return: by group name, how many go at the first step along the paths that meets the target"""
     # Sparsity grows with every removal, so it is found by bisection.
     sizes = [sum(group.n_units for group in own) for own in classes]
+    units = {group.name: group.n_units for own in classes for group in own}
+
+    def widths_at(step: int) -> dict[str, int]:
+        gone = counts_along(paths, sizes, step)
+        return {name: (n - gone[name]) // round_to * round_to if gone[name] else n for name, n in units.items()}
+
     low, high = 0, max(sizes, default=0)
     while low < high:
         middle = (low + high) // 2
-        gone = counts_along(paths, sizes, middle)
-        widths = {group.name: group.n_units - gone[group.name] for own in classes for group in own}
-        low, high = (low, middle) if sparsity_at(widths) >= sparsity - 1e-12 else (middle + 1, high)
-    return counts_along(paths, sizes, low)
+        low, high = (low, middle) if sparsity_at(widths_at(middle)) >= sparsity - 1e-12 else (middle + 1, high)
+    return {name: units[name] - width for name, width in widths_at(low).items()}

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,38 +11,66 @@ from rl_crop.core.graph.groups import DependencyGraph, Group
 
 Widths = Mapping[str, int]
 """Units by group name."""
-Freed = Callable[[str, Widths], float]
-"""What one unit less of a group saves, at the widths there are."""
+Freed = Callable[[str, Widths, int], float]
+"""What some units less of a group save, at the widths there are."""
 
 
-def ranked_path(groups: Sequence[Group], scores: Mapping[str, np.ndarray], floor: Widths) -> list[str]:
+def next_width(width: Any, multiple: int) -> Any:
+    """:return: the next multiple below a width."""
+    return (width - 1) // multiple * multiple
+
+
+def floors(groups: Sequence[Group], least: Mapping[str, float], multiple: int = 1) -> dict[str, int]:
+    """
+    :param groups: any.
+    :param least: units that stay in each, by name.
+    :param multiple: of what widths are to be; a narrower group stays whole.
+    :return: the width, by name, below which no group may fall.
+    """
+    wanted = {group.name: -(-max(int(least[group.name]), 1) // multiple) * multiple for group in groups}
+    return {group.name: min(group.n_units, wanted[group.name]) for group in groups}
+
+
+def ranked_path(groups: Sequence[Group], scores: Mapping[str, np.ndarray], floor: Widths, multiple: int = 1) -> list[str]:
     """
     :param groups: that are ranked together.
     :param scores: of their units.
     :param floor: units that stay in each.
+    :param multiple: of what widths are: units go together down to the next one, by the highest of their scores.
     :return: the group that loses its next unit, step by step: the lowest scores first.
     """
     names = [group.name for group in groups]
     lowest = {group.name: np.sort(scores[group.name])[: group.n_units - floor[group.name]] for group in groups}
     owner = np.repeat(np.arange(len(names)), [len(lowest[name]) for name in names])
+    if multiple > 1:
+        for group in groups:
+            left = group.n_units - np.arange(len(lowest[group.name]))  # before each goes
+            lowest[group.name] = lowest[group.name][group.n_units - 1 - next_width(left, multiple)]
     values = np.concatenate([lowest[name] for name in names] or [np.zeros(0)])
     return [names[place] for place in owner[np.argsort(values, kind="stable")]]
 
 
-def costed_path(groups: Sequence[Group], scores: Mapping[str, np.ndarray], floor: Widths, freed: Freed) -> list[str]:
+def costed_path(
+    groups: Sequence[Group], scores: Mapping[str, np.ndarray], floor: Widths, freed: Freed, multiple: int = 1
+) -> list[str]:
     """
     The same for scores that are errors: the least error for what it saves goes first.
 
-    :param freed: what a unit saves, which changes as the layers beside it narrow.
+    :param freed: what units save, which changes as the layers beside them narrow.
     """
     lowest = {group.name: np.sort(scores[group.name]) for group in groups}
     widths = {group.name: group.n_units for group in groups}
     path: list[str] = []
-    for _ in range(sum(widths.values()) - sum(floor[name] for name in widths)):
-        open_ = [name for name, width in widths.items() if width > floor[name]]
-        values = [lowest[name][len(lowest[name]) - widths[name]] / max(freed(name, widths), 1e-300) for name in open_]
-        path.append(open_[int(np.argmin(values))])
-        widths[path[-1]] -= 1
+
+    def rate(name: str) -> float:
+        n, start = widths[name] - next_width(widths[name], multiple), len(lowest[name]) - widths[name]
+        return float(lowest[name][start : start + n].sum()) / max(freed(name, widths, n), 1e-300)
+
+    while narrower := [name for name, width in widths.items() if width > floor[name]]:
+        name = min(narrower, key=rate)
+        after = next_width(widths[name], multiple)
+        path += [name] * (widths[name] - after)
+        widths[name] = after
     return path
 
 

@@ -1,7 +1,7 @@
 """Planning: units are traced, scored, ranked and allocated; nothing is changed."""
 
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from rl_crop.core.pruning.automatic import FOUND_BY, WITHOUT_GRADIENT, Trials, f
 from rl_crop.core.pruning.paths import isomorphic_classes
 from rl_crop.core.pruning.plan import TRACE_BATCH, PruningPlan, SizePoint
 from rl_crop.core.pruning.settings import AUTO, Settings, Target
-from rl_crop.core.pruning.targets import resolve_targets, rounded
+from rl_crop.core.pruning.targets import resolve_targets
 from rl_crop.core.rng import isolated_rng, undisturbed
 
 
@@ -70,7 +70,7 @@ def make_plan(subject: Subject, sparsity: Target | None, settings: Settings) -> 
 
             def point_at(share: float, name: str = name) -> SizePoint | None:
                 try:
-                    kept = _allocate(graph, looked_at, groups, scores, {name: share}, settings, found)
+                    kept = _allocate(graph, looked_at, groups, scores, {name: share}, settings)
                 except PruningError:
                     return None  # of fewer units than may be
                 trial = _describe(looked_at, graph, groups, scores, kept, {}, settings, 0.0)
@@ -78,7 +78,7 @@ def make_plan(subject: Subject, sparsity: Target | None, settings: Settings) -> 
                 return SizePoint(share, trial.budget_sparsity[name], trial.n_params_after, trials.error(trial))
 
             targets[name], curve[name] = smallest(point_at, tolerance_of(settings.tolerance, name))
-        kept = _allocate(graph, subject, groups, scores, targets, settings, found)
+        kept = _allocate(graph, subject, groups, scores, targets, settings)
         dormant = dormant_shares(activations.few(), kept, graph)
     plan = _describe(subject, graph, groups, scores, kept, dormant, settings, time.perf_counter() - start)
     return replace(plan, curve=curve)
@@ -129,7 +129,6 @@ def _allocate(
     scores: dict[str, np.ndarray],
     targets: Mapping[str, float],
     settings: Settings,
-    found_sizes: Container[str] = (),
 ) -> dict[str, np.ndarray]:
     kept: dict[str, np.ndarray] = {}
     chosen = [network for network in subject.networks if targets.get(network.name)]
@@ -139,7 +138,7 @@ def _allocate(
         budget = Budget(graph, names, settings.budget)
         settled = {name: len(units) for name, units in kept.items()}
         own = [group for network in together for group in groups[network.name]]
-        found = allocate(
+        kept |= allocate(
             own,
             scores,
             targets[together[0].name],
@@ -147,15 +146,14 @@ def _allocate(
             settings.scope,
             settings.min_units,
             " and ".join(network.name for network in together),
+            round_to=settings.round_to,
             freed=(
-                (lambda name, widths, budget=budget, settled=settled: budget.freed(name, {**settled, **widths}))  # type: ignore[misc]
+                (lambda name, widths, n, budget=budget, settled=settled: budget.freed(name, {**settled, **widths}, n))  # type: ignore[misc]
                 if settings.criterion in ERRORS
                 else None
             ),
             classes=isomorphic_classes(own, graph),
         )
-        up = together[0].name in found_sizes  # keeping more cannot make an error larger, and would miss a budget
-        kept |= found if settings.round_to == 1 else rounded(found, scores, settings.round_to, up)
     return kept
 
 

@@ -71,9 +71,10 @@ def mask_notes(counts: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
 def summary_lines(result: Any, structured: bool = True) -> list[str]:
     """:return: parameters, FLOPs and sparsity side by side, for a plan or a report."""
     fate = "gone" if structured else "masked"
+    gone = 1.0 - result.n_params_after / result.n_params_before if result.n_params_before else 0.0
     shares = ", ".join(f"{name} {share:.1%}" for name, share in result.sparsity.items() if name != "total")
     return [
-        f"parameters {result.n_params_before:,} -> {result.n_params_after:,}, "
+        f"parameters {result.n_params_before:,} -> {result.n_params_after:,} ({gone:.1%} of all {fate}), "
         f"FLOPs per observation {result.flops_before:,} -> {result.flops_after:,}",
         f"sparsity (share of prunable parameters {fate}): {shares}, total {result.sparsity['total']:.1%}",
     ]

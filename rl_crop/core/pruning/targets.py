@@ -68,25 +68,3 @@ def _share(graph: DependencyGraph, prunable: Sequence[Any], counted: Any, kind: 
             f"belong to no unit. Ask for more."
         )
     return max(excess, 0.0) / reachable if reachable else 0.0
-
-
-def rounded(
-    kept: Mapping[str, np.ndarray], scores: Mapping[str, np.ndarray], multiple: int, up: bool
-) -> dict[str, np.ndarray]:
-    """
-    :param kept: kept units by group name.
-    :param scores: a score a unit.
-    :param multiple: what widths are to be multiples of; a group narrower than that stays as it is.
-    :param up: whether the next multiple above counts, or that below (which keeps a budget).
-    :return: kept units whose number is a multiple, or all there are; the highest scores stay.
-    """
-    found = {}
-    for name, units in kept.items():
-        n_units, n = len(scores[name]), len(units)
-        wanted = (-(-n // multiple) if up else n // multiple) * multiple
-        wanted = n if n_units < multiple or n == n_units else min(max(wanted, multiple), n_units)
-        rest = np.setdiff1d(np.arange(n_units), units)
-        ranked = np.concatenate([units[np.argsort(-scores[name][units], kind="stable")],
-                                 rest[np.argsort(-scores[name][rest], kind="stable")]])  # fmt: skip
-        found[name] = np.sort(ranked[:wanted]).astype(np.int64)
-    return found

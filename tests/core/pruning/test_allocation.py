@@ -299,3 +299,29 @@ def test_errors_meet_the_target_too(name, budget):
         widths = {group: len(kept) for group, kept in plan.kept_units.items()}
         assert cost.sparsity(widths) >= sparsity - 1e-12
         assert any(cost.sparsity({**widths, group: width + 1}) < sparsity for group, width in widths.items())
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "obs"])
+@pytest.mark.parametrize("scope", ["network", "layer", "isomorphic"])
+@pytest.mark.parametrize("multiple", [3, 8, 16])
+def test_multiples_meet_a_budget_or_it_is_refused(criterion, scope, multiple):
+    model, data = mlp((6, 32, 25, 2)), batches((6,), n=30)
+    settings = {"criterion": criterion, "scope": scope, "round_to": multiple}
+    narrowest = 9 * multiple + 2 + multiple * (multiple + 1)
+    for most in (narrowest, 400, 800):
+        if most < narrowest:
+            continue
+        plan = plan_pruning(model, mse, data, max_params=most, **settings)
+        assert plan.n_params_after <= most
+        for name, width in plan.widths_after.items():
+            assert width % multiple == 0 or width == plan.widths_before[name]
+        if scope == "network":  # with the last units that went it would be missed
+            cost = Budget(plan.graph, dict(model.named_parameters()))
+            left = [min(w + multiple, plan.widths_before[name]) for name, w in plan.widths_after.items()]
+            more = [{**plan.widths_after, name: w} for name, w in zip(plan.widths_after, left, strict=True)]
+            fixed = plan.n_params_after - cost.cost(plan.widths_after)
+            assert any(cost.cost(widths) + fixed > most for widths in more)
+    with pytest.raises(PruningError, match=rf"cannot be reached with min_units=1 and round_to={multiple}"):
+        plan_pruning(model, mse, data, max_params=narrowest - 1, **settings)
+    with pytest.raises(PruningError, match="cannot be reached"):
+        plan_pruning(model, mse, data, 0.999, **settings)
