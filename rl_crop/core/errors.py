@@ -1,4 +1,9 @@
-"""The one exception type that the package raises on purpose."""
+"""The exceptions that the package raises on purpose."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch as th
 
 
 class PruningError(ValueError):
@@ -7,3 +12,25 @@ class PruningError(ValueError):
 
     Whatever raises it has left the model, its optimizers and its targets bit for bit as they were.
     """
+
+
+class UndoError(RuntimeError):
+    """Raised where a change has failed and could not be undone either: what was to be pruned may be damaged."""
+
+
+@contextmanager
+def explained(what: str, remedy: str = "nothing was changed") -> Iterator[None]:
+    """
+    Whatever else goes wrong in a block becomes a :class:`PruningError`, with the error as its cause.
+
+    :param what: failed.
+    :param remedy: what is to be known of it.
+    """
+    try:
+        yield
+    except (PruningError, UndoError):
+        raise
+    except Exception as error:
+        if isinstance(error, (MemoryError, th.cuda.OutOfMemoryError)):
+            remedy += ". Fewer or smaller scoring batches (n_batches, batch_size) need less memory"
+        raise PruningError(f"{what} ({type(error).__name__}: {error}); {remedy}.") from error

@@ -100,7 +100,7 @@ class Subject:
     :param before_cut: called before a cut that is compensated; what it returns is called with the transaction once all layers
         are refitted, and restores what is no layer's output.
     :param after_cut: called with the transaction once everything has its new shape.
-    :param applied: called with the report of a plan that was applied by itself.
+    :param applied: called with the report of a plan that was applied by itself, and the transaction.
     """
 
     root: nn.Module
@@ -116,7 +116,7 @@ class Subject:
     optimizers: tuple[th.optim.Optimizer, ...] = ()
     before_cut: Callable[[], Callable[[Transaction], None]] = field(default=lambda: lambda transaction: None)
     after_cut: Callable[[Transaction], None] = field(default=lambda transaction: None)
-    applied: Callable[[Any], None] = field(default=lambda report: None)
+    applied: Callable[[Any, Transaction], None] = field(default=lambda report, transaction: None)
 
     @property
     def copies(self) -> tuple[Copy, ...]:

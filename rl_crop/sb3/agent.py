@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch as th
@@ -87,7 +88,7 @@ def plan_policy_pruning(
     samples = [parts.prepare(as_samples(batch, policy.device)) for batch in batches or ()]
     subject = policy_subject(policy, parts, samples, losses, mirrors or (), optimizers, model)
     if model is not None:
-        subject = replace(subject, applied=lambda report: record_event(model, report, source="plan_policy_pruning"))
+        subject = replace(subject, applied=partial(record_event, model, source="plan_policy_pruning"))
     return (make_plan if chosen.structured else make_mask_plan)(subject, targets, chosen)
 
 
@@ -103,17 +104,16 @@ def prune_policy(
     :return: the report. Networks, targets and optimizer state have been cut, or masked, in place.
     :raises PruningError: nothing was changed.
     """
-    if sparsity is None or is_auto(sparsity):
-        report = apply_at_once(plan_policy_pruning(model_or_policy, sparsity, **keywords), schedule)
-    else:
-        shares: Any = sparsity
-        targets = step_targets(shares, schedule)
-        first = plan_policy_pruning(model_or_policy, targets[0], **keywords)
-        keywords["batches"] = first.subject.networks[0].batches or None
-        report = apply_steps(lambda target: plan_policy_pruning(model_or_policy, target, **keywords), targets, first)
+    record = None
     if isinstance(model_or_policy, BaseAlgorithm):
-        record_event(model_or_policy, report, source="prune_policy")
-    return report
+        record = partial(record_event, model_or_policy, source="prune_policy")
+    if sparsity is None or is_auto(sparsity):
+        return apply_at_once(plan_policy_pruning(model_or_policy, sparsity, **keywords), schedule, record)
+    shares: Any = sparsity
+    targets = step_targets(shares, schedule)
+    first = plan_policy_pruning(model_or_policy, targets[0], **keywords)
+    keywords["batches"] = first.subject.networks[0].batches or None
+    return apply_steps(lambda target: plan_policy_pruning(model_or_policy, target, **keywords), targets, first, record)
 
 
 def prunable_parameters(model: BaseAlgorithm, structured: bool = True) -> dict[str, list[th.Tensor]]:

@@ -193,7 +193,7 @@ class PruningCallback(BaseCallback):
         if isinstance(recipe.when, float) and recipe.when >= 1:
             raise PruningError(f"when={recipe.when!r} must be below 1: nothing trains after the end. Timesteps are an int.")
         self._check_driver(recipe)
-        if check_factor(self.learning_rate_factor) != 1 and recipe.n_events is None:
+        if check_factor(self.learning_rate_factor) != 1 and (recipe.n_events is None or recipe.chosen_schedule.in_time):
             raise PruningError("learning_rate_factor does not go with this recipe, which acts between the optimizer's steps.")
         return recipe, target_by_network(self.sparsity, self.networks)
 
@@ -245,7 +245,7 @@ class PruningCallback(BaseCallback):
             return
         sizes = self._n_batches, self.batch_size, self._seed, at_end
         try:
-            change = engine.update(now, lambda: training_batches(self.model, self.memory, *sizes), self._record)
+            engine.update(now, lambda: training_batches(self.model, self.memory, *sizes), self._record)
         except PruningError as error:
             self._retry_at = now + engine.timetable.every
             if at_end or now >= engine.timetable.deadline():
@@ -254,11 +254,6 @@ class PruningCallback(BaseCallback):
                 engine.give_up()
                 self.memory.clear()
             warnings.warn(f"No pruning at {now} steps: {error}", stacklevel=2)
-            change = None
-        if change is not None and change.report is not None:
-            self._state.announce(self.verbose)
-            if engine.recipe.n_events is not None or change.finished:
-                keep_dense_best(self.locals.get("callback"), len(self._state.events) - 1)
         if engine.finished:
             self.memory.clear()
         if engine.timetable.begun is None:
@@ -269,11 +264,15 @@ class PruningCallback(BaseCallback):
     def _record(self, transaction: Transaction, change: Change) -> None:
         """Keep a change in the agent, as long as it can be undone."""
         assert self.engine is not None
-        factor = float(self.learning_rate_factor)
-        # Events that the end of training passes over leave their part to the last one.
-        factor **= (change.number + 1 - self.engine.timetable.n_done) / change.n_events
+        factor = float(self.learning_rate_factor) ** change.share
         self._state.record(change, transaction, learning_rate_factor=factor)
         scale_learning_rate(self.model, factor, transaction)
+        if self.engine.recipe.n_events is not None or change.finished:
+            transaction.set_attribute(self.memory, "parts", [])  # it was collected by another network
+            keep_dense_best(self.locals.get("callback"), len(self._state.events) - 1, transaction)
+        transaction.keep_attributes(self.model, "pruning_state")
+        self._write()
+        self._state.announce(self.verbose)
 
     def _write(self) -> None:
         assert self.engine is not None

@@ -27,7 +27,7 @@ LARGEST = 16 * 2**20
 """Bytes of scoring data that a checkpoint carries at most."""
 
 
-def record_event(model: BaseAlgorithm, report: PruningReport, transaction: Transaction | None = None, **facts: Any) -> None:
+def record_event(model: BaseAlgorithm, report: PruningReport, transaction: Transaction, **facts: Any) -> None:
     """
     Add an event to ``model.pruning_history``, a plain list of plain dictionaries.
 
@@ -39,10 +39,7 @@ def record_event(model: BaseAlgorithm, report: PruningReport, transaction: Trans
     masks = attached_masks(named_tensors(unwrap(model.policy)))
     past = [{key: value for key, value in event.items() if key != "masks"} for event in history(model)]
     events = [*past, entry | ({"masks": pack(masks)} if masks else {})]
-    if transaction is None or not hasattr(model, "pruning_history"):
-        model.pruning_history = events  # type: ignore[attr-defined]
-    else:
-        transaction.set_attribute(model, "pruning_history", events)
+    transaction.set_attribute(model, "pruning_history", events)
 
 
 def history(model: BaseAlgorithm) -> list[dict[str, Any]]:
@@ -112,20 +109,19 @@ class AgentState:
         names = [item.name for item in fields(PruningReport)]
         facts = [{name: event[name] for name in names if name in event} for event in self.events]
         report = merge_reports([PruningReport(**known) for known in facts])
+        if last["finished"]:
+            if verbose > 0:
+                gone = ", ".join(f"{name} {share:.1%}" for name, share in last["reached"].items())
+                print(f"Pruned at {last['timesteps']:,} steps ({last['decided_by']}); gone in all: {gone}")
+                print(report)
+            for note in unit_notes(report.widths) if self.structured else ():
+                warnings.warn(f"Cut at {last['timesteps']} steps: {note}", stacklevel=2)
         logger.record("pruning/sparsity", report.sparsity["total"])
         logger.record("pruning/n_params", report.n_params_after)
         logger.record("pruning/flops", report.flops_after)
         logger.record("pruning/seconds", last["seconds"])
         for name, (_, after) in report.widths.items():
             logger.record(f"pruning/{'units' if self.structured else 'weights'}/{name}", after)
-        if not last["finished"]:
-            return
-        if verbose > 0:
-            gone = ", ".join(f"{name} {share:.1%}" for name, share in last["reached"].items())
-            print(f"Pruned at {last['timesteps']:,} steps ({last['decided_by']}); gone in all: {gone}")
-            print(report)
-        for note in unit_notes(report.widths) if self.structured else ():
-            warnings.warn(f"Cut at {last['timesteps']} steps: {note}", stacklevel=2)
 
     @property
     def _entries(self) -> dict[str, dict[str, Any]]:

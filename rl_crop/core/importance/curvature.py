@@ -8,7 +8,7 @@ import torch as th
 from torch.autograd.graph import GradientEdge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rl_crop.core.errors import PruningError
+from rl_crop.core.errors import PruningError, explained
 from rl_crop.core.graph.layer_uses import LayerUses
 from rl_crop.core.rng import isolated_rng
 
@@ -142,6 +142,8 @@ def _differentiate(
         grads = (
             th.autograd.grad(values, [*by.values()], weights, create_graph=create_graph, allow_unused=True) if by else ()  # type: ignore[arg-type]
         )
+    except th.cuda.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise PruningError(
             f"The loss cannot be differentiated for this criterion ({error}). Criteria that need less: snip (one gradient), "
@@ -158,12 +160,8 @@ def _any_of(grads: dict[Key, th.Tensor]) -> dict[Key, th.Tensor]:
 
 def called(loss: Callable[..., Any], *args: Any) -> Any:
     """:return: the loss's value; an error inside it becomes a :class:`PruningError`, with the error as its cause."""
-    try:
+    with explained("The loss failed on a batch", "nothing was pruned"):
         return loss(*args)
-    except PruningError:
-        raise
-    except Exception as error:
-        raise PruningError(f"The loss failed on a batch ({type(error).__name__}: {error}); nothing was pruned.") from error
 
 
 def _describe(value: Any) -> str:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,21 +33,22 @@ class _Hold:
     handles: list[RemovableHandle] = field(default_factory=list)
     attached: bool = False
 
-    def release(self) -> Callable[[], None]:
-        """Take all hooks away. :return: what puts them back."""
+    def release(self, transaction: Transaction | None = None) -> None:
+        """Take all hooks away; a transaction puts them back."""
         places = [(handle.hooks_dict_ref(), handle.id) for handle in self.handles]
         hooks = [(hooks, key, hooks[key]) for hooks, key in places if hooks is not None and key in hooks]
         before = self.handles, self.attached
-        for handle in self.handles:
-            handle.remove()
-        self.handles, self.attached = [], False
 
         def undo() -> None:
             for owner, key, hook in hooks:
                 owner[key] = hook
             self.handles, self.attached = before
 
-        return undo
+        if transaction is not None:
+            transaction.call(undo)
+        for handle in self.handles:
+            handle.remove()
+        self.handles, self.attached = [], False
 
 
 class Masks:
@@ -102,8 +103,9 @@ class Masks:
                         f"The mask of {name!r} must be boolean, of shape {shape}: it is {mask.dtype} of shape {given}."
                     )
         first = self.copies[0] if keep else {}
-        self._hold.keep = {name: mask.detach().to(first[name].device, copy=True) for name, mask in keep.items()}
-        self._hold.bits = {name: -mask.to(_integer(first[name])) for name, mask in self._hold.keep.items()}
+        own = {name: mask.detach().to(first[name].device, copy=True) for name, mask in keep.items()}
+        bits = {name: -mask.to(_integer(first[name])) for name, mask in own.items()}
+        self._hold.keep, self._hold.bits = own, bits
 
     @property
     def sparsity(self) -> float:
@@ -119,33 +121,36 @@ class Masks:
         :param transaction: one that undoes it.
         :raises PruningError: a mask does not fit its parameter; nothing was changed.
         """
-        before, attached = self.keep, self.attached
-        self._change(keep, attached)
-        if transaction is not None:
-            transaction.call(lambda: self._change(before, attached))
+        if transaction is None:
+            with Transaction() as own:
+                return self.set(keep, own)
+        attached = self.attached
+        transaction.keep_attributes(self._hold, "keep", "bits")
+        if attached:
+            self._hold.release(transaction)
+            transaction.call(self.detach)
+        self._store(keep)
+        if attached:
+            self.attach()
         self.apply(transaction)
 
     def data(self, names: Sequence[str]) -> list[dict[str, th.Tensor]]:
         """:return: by copy, the contents of the parameters named, as they are."""
         return [{name: copy[name].data for name in names if name in copy} for copy in self.copies]
 
-    def _change(self, keep: Keep, attached: bool) -> None:
-        self._store(keep)
-        if attached:
-            self.detach()
-            self.attach()
-
     def apply(self, transaction: Transaction | None = None) -> None:
         """
         Zero what is masked: weights of every copy, their gradients, and optimizer state of a weight's shape.
 
-        :param transaction: one that undoes it; then the gradients of changed tensors are dropped. Else it happens in place.
+        :param transaction: one that undoes it; else it happens in place.
         """
         for copy in self.copies:
             for name in self.keep.keys() & copy.keys():
                 tensor, gone = copy[name], ~self.keep[name].to(copy[name].device)
                 if transaction is not None:
+                    gradient = tensor.grad
                     transaction.set_data(tensor, tensor.data.masked_fill(gone, 0))
+                    tensor.grad = None if gradient is None else gradient.masked_fill(gone, 0)
                     continue
                 for values in (tensor.data, tensor.grad):
                     if values is not None:
@@ -160,11 +165,18 @@ class Masks:
 
     def attach(self) -> None:
         """From now on, what is masked is zero after every step of every optimizer, and so are gradients after a backward."""
-        hold = self._hold
-        if hold.attached:
+        if self.attached:
             return
+        try:
+            self._attach()
+        except BaseException:  # half a network held is worse than none
+            self.detach()
+            raise
+
+    def _attach(self) -> None:
+        hold = self._hold
         hold.attached = True
-        hold.handles = [optimizer.register_step_post_hook(self._after_step) for optimizer in self.optimizers]
+        hold.handles.extend(optimizer.register_step_post_hook(self._after_step) for optimizer in self.optimizers)
         for copy in self.copies:
             for name in hold.keep.keys() & copy.keys():
                 tensor = copy[name]
@@ -175,7 +187,8 @@ class Masks:
         for layer in self.layers:
             if own := {key: names[id(tensor)] for key, tensor in layer._parameters.items() if id(tensor) in names}:
                 mask = _CallMask(hold, own)
-                hold.handles += [layer.register_forward_pre_hook(mask), layer.register_state_dict_pre_hook(mask)]
+                hold.handles.append(layer.register_forward_pre_hook(mask))
+                hold.handles.append(layer.register_state_dict_pre_hook(mask))
 
     def detach(self) -> None:
         """Hold nothing any longer; what is zero stays so until something changes it."""
@@ -263,9 +276,7 @@ def release_masks(tensors: Iterable[th.Tensor], transaction: Transaction | None 
     if transaction is not None:
         transaction.call(restore)
     for hold in {id(hold): hold for _, (hold, _) in held}.values():
-        undo = hold.release()
-        if transaction is not None:
-            transaction.call(undo)
+        hold.release(transaction)
 
 
 def refuse_masked(tensors: Mapping[str, th.Tensor]) -> None:

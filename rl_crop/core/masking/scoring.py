@@ -59,6 +59,8 @@ def element_scores(
         if name not in saliency:
             raise PruningError(f"The criterion returned no score for {name!r}: structured=False ranks single weights.")
         score = th.as_tensor(saliency[name], device=weight.device).detach()
+        if score.dtype in (th.bfloat16, th.float16):  # numpy knows no bfloat16
+            score = score.float()
         if score.shape != weight.shape or not bool(th.isfinite(score).all()):
             raise PruningError(f"The criterion's scores of {name!r} must be finite, of shape {tuple(weight.shape)}.")
         scores[name] = score

@@ -164,8 +164,8 @@ class Weights:
         held = keep | attached_masks(self.tensors)
         masks = Masks([copy.tensors for copy in subject.copies], held, subject.optimizers, modules)
         release_masks([tensor for copy in masks.copies for tensor in copy.values()], transaction)
-        masks.attach()
         transaction.call(masks.detach)
+        masks.attach()
         return masks
 
     def sparsity(self, keep: Keep, network: str) -> float:

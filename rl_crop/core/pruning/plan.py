@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from rl_crop.core.errors import PruningError
+from rl_crop.core.errors import PruningError, explained
 from rl_crop.core.graph.groups import DependencyGraph, named_tensors
 from rl_crop.core.graph.tracer import tensors_in
 from rl_crop.core.model import Copy, Subject
@@ -131,21 +131,20 @@ class PruningPlan:
         :return: the report.
         :raises PruningError: shapes changed since planning, or the cut network does not run; everything is then as before.
         """
+        if transaction is None:
+            with Transaction() as own:
+                report = self.apply(own)
+                with explained("The cut could not be recorded", "everything was put back"):
+                    self.subject.applied(report, own)
+            return report
         start = time.perf_counter()
         self._check_unchanged()
         notes: tuple[str, ...] = ()
         if self._changes():
             mirrors = [module for copy in self.subject.mirrors for module in copy.modules]
             with isolated_rng(self.settings.seed or 0), eval_mode(self.subject.root, *mirrors):
-                if transaction is not None:
-                    notes = self._cut(transaction)
-                else:
-                    with Transaction() as own:
-                        notes = self._cut(own)
-        report = self._report(notes, self.seconds + time.perf_counter() - start)
-        if transaction is None:
-            self.subject.applied(report)
-        return report
+                notes = self._cut(transaction)
+        return self._report(notes, self.seconds + time.perf_counter() - start)
 
     def _changes(self) -> bool:
         return any(len(kept) < self.graph.groups[name].n_units for name, kept in self.kept_units.items())
@@ -176,12 +175,8 @@ class PruningPlan:
                 raise PruningError(f"{name!r} has been replaced since this plan was made: make a new plan.")
 
     def _cut(self, transaction: Transaction) -> tuple[str, ...]:
-        try:
+        with explained("The cut failed", "everything was put back"):
             return self._cut_and_repair(transaction)
-        except PruningError:
-            raise
-        except Exception as error:
-            raise PruningError(f"The cut failed ({type(error).__name__}: {error}); everything was put back.") from error
 
     def _cut_and_repair(self, transaction: Transaction) -> tuple[str, ...]:
         subject, kind = self.subject, self.settings.compensation

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from rl_crop.core.errors import PruningError
+from rl_crop.core.errors import PruningError, explained
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.schedules import INNER, ScheduleOptions, relative_sparsity
@@ -11,6 +11,9 @@ from rl_crop.core.pruning.settings import Shares, check_choices, check_sparsity
 from rl_crop.core.pruning.surgery import Transaction
 
 STEPPED = ("one_shot", "iterative")
+
+Record = Callable[[PruningReport, Transaction], None]
+"""Keeps a report somewhere, while the cut can still be undone."""
 
 
 def step_targets(sparsity: Shares, schedule: str) -> list[Shares]:
@@ -57,7 +60,10 @@ def event_steps(
 
 
 def apply_steps(
-    plan_for: Callable[[Shares], PruningPlan], targets: Sequence[Shares], first: PruningPlan | None = None
+    plan_for: Callable[[Shares], PruningPlan],
+    targets: Sequence[Shares],
+    first: PruningPlan | None = None,
+    record: Record | None = None,
 ) -> PruningReport:
     """
     Plan and apply one step after the other; all of them, or none.
@@ -65,6 +71,7 @@ def apply_steps(
     :param plan_for: makes the plan of a step, given what it removes of the network as it then is.
     :param targets: what is gone after each step, of the network as it was at first.
     :param first: the plan of the first step, where it has been made already.
+    :param record: called with the report while all can still be undone; what it raises undoes it.
     :return: one report over all steps.
     """
     reports: list[PruningReport] = []
@@ -80,21 +87,31 @@ def apply_steps(
                 continue  # what masks are asked for counts what is masked already
             for name, share in plan.budget_sparsity.items():
                 left[name] = left.get(name, 1.0) * (1.0 - share)
-    return merge_reports(reports)
+        report = recorded(merge_reports(reports), transaction, record)
+    return report
 
 
-def apply_at_once(plan: PruningPlan, schedule: str) -> PruningReport:
+def apply_at_once(plan: PruningPlan, schedule: str, record: Record | None = None) -> PruningReport:
     """
     Apply the plan of a size that was found, or of a budget.
 
     :param schedule: must be ``"one_shot"``: what is not a share has no steps.
+    :param record: as for :func:`apply_steps`.
     :raises PruningError: it is another one.
     """
     check_choices({"schedule": (schedule, STEPPED)})
     if schedule != "one_shot":
         raise PruningError(f"schedule={schedule!r} needs a sparsity: a size or a budget is met in one step.")
     with Transaction() as transaction:
-        return plan.apply(transaction)
+        return recorded(plan.apply(transaction), transaction, record)
+
+
+def recorded(report: PruningReport, transaction: Transaction, record: Record | None) -> PruningReport:
+    """:return: the report, once it is recorded; what goes wrong there undoes the transaction."""
+    with explained("The cut could not be recorded", "everything was put back"):
+        if record is not None:
+            record(report, transaction)
+    return report
 
 
 def _rest(target: Shares, left: Mapping[str, float]) -> Shares:

@@ -8,28 +8,62 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from rl_crop.core.errors import PruningError
+from rl_crop.core.errors import PruningError, UndoError
 from rl_crop.core.graph.groups import DependencyGraph
+
+TRIES = 3
+"""How often one step of undoing is tried."""
 
 
 class Transaction:
     """
     A context in which every change is remembered; an exception inside undoes all of them.
 
-    New tensors take the place of old ones, and old ones are never written to, so undoing is exact.
+    New tensors take the place of old ones, and old ones are never written to, so undoing is exact. A second exception while
+    one step is undone (an impatient Ctrl-C) does not keep the others from it; the step itself is tried again.
     """
 
     def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], Any]] = []
+        self._errors: list[BaseException] = []  # of the step that is undone
+        self._lost: list[BaseException] = []
 
     def __enter__(self) -> "Transaction":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is not None:
-            for undo in reversed(self._undo):
-                undo()
-        self._undo.clear()
+        if error is None:
+            self._undo.clear()
+            return
+        interrupts = []
+        while self._undo:
+            try:
+                self._undo_all()
+            except BaseException as another:
+                if not isinstance(another, Exception):
+                    interrupts.append(another)
+        if self._lost:
+            raise UndoError(
+                f"A change could not be undone ({'; '.join(map(repr, self._lost))}), after {type(error).__name__}: {error}. "
+                f"What was to be pruned may be damaged: go back to a saved one."
+            ) from error
+        if interrupts and isinstance(error, Exception):  # whoever interrupts means the whole, and not only the undoing
+            raise interrupts[-1].with_traceback(None) from error
+
+    def _undo_all(self) -> None:
+        """Every step can be done twice, and is forgotten once it is done."""
+        while self._undo:
+            try:
+                self._undo[-1]()
+                self._undo.pop()
+                self._errors.clear()
+            except BaseException as error:
+                self._errors.append(error)
+                if len(self._errors) == TRIES:
+                    self._undo.pop()
+                    self._lost.append(error)
+                    self._errors.clear()
+                raise
 
     def set_data(self, tensor: th.Tensor, data: th.Tensor) -> None:
         """
@@ -52,7 +86,7 @@ class Transaction:
         """Set ``mapping[key]`` (a dictionary or a list)."""
         missing = isinstance(mapping, dict) and key not in mapping
         old = None if missing else mapping[key]
-        self._undo.append(lambda: mapping.pop(key) if missing else mapping.__setitem__(key, old))
+        self._undo.append(lambda: mapping.pop(key, None) if missing else mapping.__setitem__(key, old))
         mapping[key] = value
 
     def remove_items(self, mapping: dict[Any, Any], keys: Iterable[Any]) -> None:
@@ -69,12 +103,24 @@ class Transaction:
 
     def set_attribute(self, owner: Any, name: str, value: Any) -> None:
         """Set ``owner.name``."""
-        old = getattr(owner, name)
-        self._undo.append(lambda: setattr(owner, name, old))
+        self.keep_attributes(owner, name)
         setattr(owner, name, value)
 
+    def keep_attributes(self, owner: Any, *names: str) -> None:
+        """Whatever becomes of ``owner.name``, undoing puts back what it is now, or removes it where it is not there yet."""
+        old = {name: getattr(owner, name) for name in names if hasattr(owner, name)}
+
+        def undo() -> None:
+            for name in names:
+                if name in old:
+                    setattr(owner, name, old[name])
+                elif hasattr(owner, name):
+                    delattr(owner, name)
+
+        self._undo.append(undo)
+
     def call(self, undo: Callable[[], Any]) -> None:
-        """Remember how to undo something done elsewhere."""
+        """Remember how to undo something done elsewhere; ``undo`` may be called twice."""
         self._undo.append(undo)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch as th
 
+from rl_crop.core.errors import explained
 from rl_crop.core.importance.criteria import resolve_criterion
 from rl_crop.core.masking.masks import Masks
 from rl_crop.core.masking.weights import Weights, shuffled_units
@@ -146,8 +147,10 @@ class PruningEngine:
         :return: the change, if anything was due.
         :raises PruningError: something cannot be done as asked, or not yet (no data); everything is as before.
         """
-        if self.finished:
-            return None
+        with explained("Pruning failed", "everything is as before"):
+            return None if self.finished else self._update(now, batches, record)
+
+    def _update(self, now: float, batches: Batches, record: Record | None) -> Change | None:
         no_data = now < self.limits.data_from and not self.timetable.at_end
         if no_data and self._n_changes and (self.recipe.regrow == "gradient" or not self.recipe.begins_without_data):
             return None  # resumed, and not there again yet
@@ -180,37 +183,32 @@ class PruningEngine:
 
     def _change(self, x: float, batches: Batches, record: Record | None) -> Change:
         start, data, outcome, recipe = time.perf_counter(), batches(), self.outcome, self.recipe
-        subject, kept, before = self.subject_of(data), dict(vars(self.strategy)), outcome.snapshot()
-        asked, found = self.targets, self._find_size(subject) if self.finds_size else None
-        due = {name: recipe.chosen_schedule.due(share, x, self.schedule) for name, share in self.targets.items()}
-        steps = event_steps(due, outcome.gone if recipe.structured else {}, recipe.inner, self.schedule)
-        try:
-            with self._hooks.paused(), Transaction() as transaction:
-                if not recipe.structured and not self.strategy.continuous:
-                    outcome.hold(subject, transaction, self.strategy.revives and len(steps) > 1)
-                for number, step in enumerate(steps):
-                    if number and recipe.structured:
-                        subject = self.subject_of(data)  # the network is another one now
-                    state = self._state(subject, step, x, not self._n_changes and not number)
-                    if found is not None and self.recipe.n_events == len(steps) == 1:
-                        state = replace(state, found=found)
-                    for decision in self.strategy.decide(state):
-                        outcome.carry_out(decision, subject, transaction)
-                change = self._described(x, len(before[1]))
-                if record is not None and change.report is not None:
-                    record(transaction, change)
-        except BaseException:
-            vars(self.strategy).update(kept)
-            outcome.restore(before)
-            if found is not None:
-                self.targets, self.finds_size = asked, True
-            raise
-        if not self.moves:
-            self.timetable.n_done = self.timetable.event + 1
-        self.seconds += time.perf_counter() - start
-        self._hooks.changed()
-        self._n_changes += 1
-        self.finished = change.finished
+        subject, n_earlier, first = self.subject_of(data), len(outcome.reports), not self._n_changes
+        with Transaction() as transaction, self._hooks.paused():
+            for part in (self, outcome, self.strategy, self._hooks, self.timetable):
+                transaction.keep_attributes(part, *vars(part))
+            found = self._find_size(subject) if self.finds_size else None
+            due = {name: recipe.chosen_schedule.due(share, x, self.schedule) for name, share in self.targets.items()}
+            steps = event_steps(due, outcome.gone if recipe.structured else {}, recipe.inner, self.schedule)
+            if not recipe.structured and not self.strategy.continuous:
+                outcome.hold(subject, transaction, self.strategy.revives and len(steps) > 1)
+            for number, step in enumerate(steps):
+                if number and recipe.structured:
+                    subject = self.subject_of(data)  # the network is another one now
+                state = self._state(subject, step, x, first and not number)
+                if found is not None and recipe.n_events == len(steps) == 1:
+                    state = replace(state, found=found)
+                for decision in self.strategy.decide(state):
+                    outcome.carry_out(decision, subject, transaction)
+            change = self._described(x, n_earlier)
+            if not self.moves:
+                self.timetable.n_done = self.timetable.event + 1
+            self.seconds += time.perf_counter() - start
+            self._hooks.changed()
+            self._n_changes += 1
+            self.finished = change.finished
+            if record is not None and change.report is not None:
+                record(transaction, change)
         if self.finished:
             self.detach()
         return change
@@ -240,7 +238,8 @@ class PruningEngine:
         number, n_events = (timetable.event, timetable.n_events) if separate else (0, 1)
         decided_by = "end" if timetable.at_end else timetable.decided_by
         finished = x >= 1.0 or self.recipe.n_events == 1
-        return Change(number, n_events, decided_by, self.outcome.gone, report, finished)
+        share = (timetable.event + 1 - timetable.n_done) / timetable.n_events
+        return Change(number, n_events, decided_by, share, self.outcome.gone, report, finished)
 
     def report(self) -> PruningReport:
         """:return: what has been done so far; of a run that has begun."""

@@ -17,7 +17,7 @@ from rl_crop.core.recipes.strategies import Decision
 
 class Outcome:
     """
-    The one place that knows what is gone.
+    The one place that knows what is gone. Its attributes are replaced, never changed, so that a transaction can keep them.
 
     :param structured: whether units are removed, or weights masked.
     """
@@ -61,9 +61,12 @@ class Outcome:
     def carry_out(self, decision: Decision, subject: Subject, transaction: Transaction) -> None:
         """Cut what a plan says, or mask what a mapping of masks says."""
         if isinstance(decision, PruningPlan):
-            self.reports.append(decision.apply(transaction))
-            for name, share in decision.budget_sparsity.items():
-                self.removed[name] = 1.0 - (1.0 - self.removed.get(name, 0.0)) * (1.0 - share)
+            self.reports = [*self.reports, decision.apply(transaction)]
+            more = {
+                name: 1.0 - (1.0 - self.removed.get(name, 0.0)) * (1.0 - share)
+                for name, share in decision.budget_sparsity.items()
+            }
+            self.removed = self.removed | more
             return
         if self.masks is None or not self.masks.attached:
             self.hold(subject, transaction)
@@ -72,14 +75,6 @@ class Outcome:
             for name, value in values.items():
                 transaction.set_data(copy[name], value.clone())
         self.masks.set({**self.masks.keep, **decision}, transaction)
-
-    def snapshot(self) -> tuple[Any, ...]:
-        """:return: what :meth:`restore` goes back to."""
-        return self.masks, list(self.reports), dict(self.removed), self.dense
-
-    def restore(self, before: tuple[Any, ...]) -> None:
-        """Go back, where a change has been undone."""
-        self.masks, self.reports, self.removed, self.dense = before
 
     def report(self, criterion: str, seconds: float, since: int = 0) -> PruningReport | None:
         """

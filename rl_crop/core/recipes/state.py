@@ -92,6 +92,7 @@ class Change:
     :param n_events: how many there are in all.
     :param decided_by: what said that pruning begins, or ``"end"``.
     :param gone: share of the original that is gone, or masked, by network (or in ``"total"``).
+    :param share: of all events, which share this one is: those that the end of the run passes over fall to the last.
     :param report: of this event; of all so far, where masks move; ``None`` where nothing has gone yet (a penalty grows).
     :param finished: whether this is the last one.
     """
@@ -99,6 +100,7 @@ class Change:
     number: int
     n_events: int
     decided_by: str
+    share: float
     gone: dict[str, float]
     report: PruningReport | None
     finished: bool
