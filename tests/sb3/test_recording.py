@@ -8,7 +8,8 @@ from stable_baselines3.common.callbacks import EvalCallback
 import rl_crop
 from rl_crop.core.graph.groups import named_tensors
 from rl_crop.core.masking.masks import attached_masks
-from tests.zoo.agents import AGENTS, SCORING, equal, ppo, state, unmoved
+from tests.zoo.agents import AGENTS, SCORING, ppo
+from tests.zoo.snapshots import agent_state, same, unmoved
 from tests.zoo.worlds import make_env
 
 OF_FUNCTIONS = ["rl_crop.sb3.state.attached_masks", "rl_crop.sb3.state.history", "rl_crop.core.pruning.steps.merge_reports"]
@@ -78,7 +79,7 @@ def test_a_function_whose_event_cannot_be_recorded(monkeypatch, target, structur
 
 def watched(model, callback):
     """What a failed event must leave alone, beside the agent's own state."""
-    return state(model) | {
+    return agent_state(model) | {
         "rate": (model.learning_rate, model.lr_schedule),
         "memory": list(map(id, callback.memory.parts)),
         "engine": [callback.engine.timetable.n_done, callback.engine.outcome.gone, callback.engine.finished],
@@ -106,7 +107,7 @@ def test_an_event_that_cannot_be_recorded(monkeypatch, stage, kind, after):
             fault.armed = False
             seen.append(fault.raised)
             now = watched(callback.model, callback)
-            assert not [key for key, value in before.items() if fault.raised and not equal(value, now[key])]
+            assert not [key for key, value in before.items() if fault.raised and not same(value, now[key])]
 
     monkeypatch.setattr("rl_crop.core.recipes.engine.PruningEngine._change", change)
     model = ppo()

@@ -11,7 +11,7 @@ from rl_crop.core.pruning import surgery
 from rl_crop.core.pruning.compensation import Compensator
 from rl_crop.core.pruning.surgery import TRIES, Transaction
 from tests.zoo.networks import Residual, batches, mse, settled
-from tests.zoo.oracles import same, state
+from tests.zoo.snapshots import same, state
 
 
 @pytest.fixture
