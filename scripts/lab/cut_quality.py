@@ -35,20 +35,10 @@ from rl_crop.evaluation.building import build_env
 from rl_crop.files import write_json, write_text
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, collect, rollout_samples, split
 from rl_crop.sb3.networks import entropy_coefficient
+from rl_crop.supervised.objectives import explained_variance
 
 
-def explained_variance(targets: np.ndarray, predictions: np.ndarray) -> float:
-    """
-    1 − Σ‖y − ŷ‖² / Σ‖y − ȳ‖², the mean ȳ taken by dimension.
-
-    :param targets: y, shape (n, dimensions)
-    :param predictions: ŷ, of the same shape
-    :return: 1 where they are equal, 0 where ŷ is as good as the mean, without a lower bound
-    """
-    return float(1.0 - ((targets - predictions) ** 2).sum() / ((targets - targets.mean(0)) ** 2).sum())
-
-
-def outputs(policy: BasePolicy, observations: Any, actions: Any) -> dict[str, np.ndarray]:
+def outputs(policy: BasePolicy, observations: Any, actions: Any) -> dict[str, th.Tensor]:
     """
     What the networks of a policy compute.
 
@@ -67,7 +57,7 @@ def outputs(policy: BasePolicy, observations: Any, actions: Any) -> dict[str, np
         else:
             action = policy.actor.get_action_dist_params(observations)[0]  # type: ignore[operator, union-attr]
             value = th.cat(policy.critic(observations, actions), dim=1)  # type: ignore[operator]
-    return {"action": action.double().cpu().numpy(), "value": value.double().cpu().numpy()}
+    return {"action": action.double(), "value": value.double()}
 
 
 def measure(
@@ -106,7 +96,7 @@ def measure(
                         "sparsity": sparsity,
                         "criterion": criterion,
                         "compensation": compensation,
-                        **{name: explained_variance(dense[name], cut[name]) for name in dense},
+                        **{name: float(explained_variance(cut[name], dense[name])) for name in dense},
                         "widths": {name: after for name, (_, after) in report.widths.items()},
                         "seconds": report.seconds,
                     }

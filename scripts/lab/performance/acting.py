@@ -1,14 +1,12 @@
 """Acting: dense and pruned agents side by side, with ``predict``, in torch, in ONNX Runtime and in C."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch as th
 
-from lab.performance.agent_rows import CPU, agent_rows
+from lab.performance.agent_rows import agent_entries
 from lab.performance.learners import build_agent
 from lab.performance.options import Options
 from lab.performance.table import SUBJECT, Column
@@ -22,15 +20,16 @@ BLOCKS_A_ROUND = 30
 FORMATS = (".onnx", ".c")
 
 
-def acting_speed(algo: str, width: int, sparsity: float, options: Options) -> dict[str, Any]:
+def acting_speed(algo: str, width: int, sparsity: float, options: Options, device: th.device) -> dict[str, Any]:
     """
     :param algo: ``"sac"`` or ``"ppo"``
     :param width: of both hidden layers of every network
     :param sparsity: of every network
     :param options: rounds
+    :param device: where they act
     :return: rows of :func:`~rl_crop.export.latency.latency_rows`
     """
-    dense, pruned = (build_agent(algo, [width, width], options, th.device("cpu")) for _ in range(2))
+    dense, pruned = (build_agent(algo, [width, width], options, device) for _ in range(2))
     prune_policy(pruned, sparsity, batch_size=options.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         agents = {}
@@ -40,12 +39,6 @@ def acting_speed(algo: str, width: int, sparsity: float, options: Options) -> di
                 export_actor(model, path)
             agents[name] = (model, files, None)
         return {"ways": latency_rows(agents, options.rounds * BLOCKS_A_ROUND)}
-
-
-def entries(options: Options) -> Iterator[tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]]:
-    """:return: what tells each row from the others, and a function that measures it"""
-    for identity, subject, _ in agent_rows("acting", options, WIDTHS, SPARSITIES, CPU):
-        yield identity, partial(acting_speed, *subject, options)
 
 
 def by_way(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -62,3 +55,5 @@ COLUMNS = (
     Column("× predict", "times_faster_than_predict", ".1f"),
     Column("× dense", "times_faster_than_first", ".2f"),
 )
+
+ENTRIES = agent_entries("acting", acting_speed, WIDTHS, SPARSITIES, cpu_alone=True)

@@ -1,13 +1,11 @@
 """Memory: what an agent holds before and after the cut, what training takes, and the network that fits only when pruned."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch as th
 
-from lab.performance.agent_rows import CPU, agent_rows
+from lab.performance.agent_rows import agent_entries
 from lab.performance.footprint import agent_bytes
 from lab.performance.learners import build_agent, gradient_steps
 from lab.performance.options import Options
@@ -22,16 +20,17 @@ MARGIN, ROOM = 1.25, 32 * 2**20
 """What the agents get where it is asked what fits: so many times what the pruned one took, and so many bytes."""
 
 
-def memory(algo: str, width: int, sparsity: float, options: Options) -> dict[str, Any]:
+def memory(algo: str, width: int, sparsity: float, options: Options, device: th.device) -> dict[str, Any]:
     """
     :param algo: ``"sac"`` or ``"ppo"``
     :param width: of both hidden layers of every network
     :param sparsity: of every network
     :param options: environment, batch size and transitions
+    :param device: where they are; peaks are of the CPU
     :return: by arm, bytes of parameters, optimizers, targets; the peak of a process that builds and trains such an agent,
         beyond that of a tiny one; and whether it can within ``budget_bytes``, which the pruned agent was given with a margin
     """
-    model = build_agent(algo, [width, width], options, th.device("cpu"))
+    model = build_agent(algo, [width, width], options, device)
     step = gradient_steps(model, options.batch_size)
     arms: dict[str, dict[str, Any]] = {}
     archs: dict[str, Any] = {"dense": [width, width]}
@@ -73,12 +72,6 @@ def in_process(algo: str, arch: Any, budget: int | None, options: Options) -> di
     return result_of(done)
 
 
-def entries(options: Options) -> Iterator[tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]]:
-    """:return: what tells each row from the others, and a function that measures it"""
-    for identity, subject, _ in agent_rows("memory", options, WIDTHS, SPARSITIES, CPU):
-        yield identity, partial(memory, *subject, options)
-
-
 COLUMNS = (
     *SUBJECT,
     Column("arm", "arm"),
@@ -89,3 +82,5 @@ COLUMNS = (
     Column("budget", "budget_bytes", ","),
     Column("fits", "fits"),
 )
+
+ENTRIES = agent_entries("memory", memory, WIDTHS, SPARSITIES, cpu_alone=True)

@@ -1,12 +1,12 @@
 """The parts of the benchmark, and how they are run: row after row into one file, then a table."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch as th
 
 from lab.performance import acting, cost, growth, memory, training, update, whole_runs
+from lab.performance.agent_rows import Entries
 from lab.performance.ledger import Ledger, Row
 from lab.performance.machine import is_busy, load_average, machine_facts
 from lab.performance.options import Options
@@ -15,7 +15,6 @@ from rl_crop.evaluation.results import load_results
 
 SHARED = ("batch_size", "data", "steps", "sac_env", "ppo_env")
 """Options that all rows of a file have in common."""
-Entries = Callable[[Options], Iterator[tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]]]
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,11 @@ class Part:
 
 PARTS: Mapping[str, Part] = {
     "cost": Part(cost.entries, cost.COLUMNS),
-    "training": Part(training.entries, training.COLUMNS, training.by_arm),
-    "acting": Part(acting.entries, acting.COLUMNS, acting.by_way),
-    "memory": Part(memory.entries, memory.COLUMNS, training.by_arm),
+    "training": Part(training.ENTRIES, training.COLUMNS, training.by_arm),
+    "acting": Part(acting.ENTRIES, acting.COLUMNS, acting.by_way),
+    "memory": Part(memory.ENTRIES, memory.COLUMNS, training.by_arm),
     "growth": Part(growth.entries, growth.COLUMNS, footer=growth.footer),
-    "update": Part(update.entries, update.COLUMNS, training.by_arm),
+    "update": Part(update.ENTRIES, update.COLUMNS, training.by_arm),
 }
 """Those that measure; ``runs`` only reads."""
 

@@ -1,12 +1,12 @@
 """Training after the cut: dense, pruned, built small, masked, and pruned by Torch-Pruning, in turns."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch as th
 
-from lab.performance.agent_rows import agent_rows
+from lab.performance.agent_rows import agent_entries
 from lab.performance.learners import build_agent, gradient_steps
 from lab.performance.options import Options
 from lab.performance.rivals import mask, native, torch_pruning
@@ -96,12 +96,6 @@ def measured(calls: Mapping[str, Callable[[], None]], options: Options, device: 
     return repeat(in_turns(calls, device), options.rounds, options.max_seconds)
 
 
-def entries(options: Options) -> Iterator[tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]]:
-    """:return: what tells each row from the others, and a function that measures it"""
-    for identity, subject, device in agent_rows("training", options, WIDTHS, SPARSITIES, options.torch_devices()):
-        yield identity, partial(training_speed, *subject, options, device)
-
-
 def by_arm(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """:return: one line an arm, for a table"""
     return [{**row, "arm": name, **arm} for row in rows for name, arm in row["arms"].items()]
@@ -117,3 +111,5 @@ COLUMNS = (
     Column("× dense", "learns_times_faster", ".2f"),
     Column("pruned/native", "pruned_to_native", ".3f"),
 )
+
+ENTRIES = agent_entries("training", training_speed, WIDTHS, SPARSITIES)

@@ -1,12 +1,12 @@
 """What is left of a pruned agent's gradient step: other ways to make it, and whether they change the results."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch as th
 
-from lab.performance.agent_rows import agent_rows
+from lab.performance.agent_rows import agent_entries
 from lab.performance.learners import build_agent, gradient_steps
 from lab.performance.options import Options
 from lab.performance.table import SUBJECT, Column
@@ -93,12 +93,6 @@ def _apply(variant: Variant, backend: str, model: Any) -> None:
     variant(model, backend)
 
 
-def entries(options: Options) -> Iterator[tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]]:
-    """:return: what tells each row from the others, and a function that measures it"""
-    for identity, subject, device in agent_rows("update", options, WIDTHS, SPARSITIES, options.torch_devices()):
-        yield identity, partial(updates, *subject, options, device)
-
-
 COLUMNS = (
     *SUBJECT,
     Column("arm", "arm"),
@@ -110,3 +104,5 @@ COLUMNS = (
     Column("equal", "equal"),
     Column("error", "error"),
 )
+
+ENTRIES = agent_entries("update", updates, WIDTHS, SPARSITIES)
