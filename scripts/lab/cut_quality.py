@@ -6,6 +6,7 @@ with the dense ones on data that was not scored. Writes one JSON file a task and
 Example::
 
     python scripts/lab/cut_quality.py configs/ppo_lunarlander.yaml configs/sac_halfcheetah.yaml
+    python scripts/lab/cut_quality.py configs/ppo_tracking.yaml --trained 0.25 --compensations least_squares
 """
 
 import copy
@@ -63,7 +64,7 @@ def outputs(policy: BasePolicy, observations: Any, actions: Any) -> dict[str, th
 def measure(
     model: BaseAlgorithm,
     sparsities: Sequence[float],
-    criteria: Sequence[str],
+    ways: Sequence[str],
     compensations: Sequence[str],
     seed: int = 0,
 ) -> list[dict[str, Any]]:
@@ -72,7 +73,7 @@ def measure(
 
     :param model: a trained agent with its environment
     :param sparsities: of actor and critic
-    :param criteria: by name
+    :param ways: criterion and scope, as ``"crop:network"``
     :param compensations: by name
     :param seed: of the data
     :return: one row a combination: ``action`` and ``value`` are explained variances
@@ -84,18 +85,17 @@ def measure(
     coefficients = {"gamma": model.gamma, "ent_coef": entropy_coefficient(model)}  # type: ignore[attr-defined]
     rows = []
     for sparsity in sparsities:
-        for criterion in criteria:
+        for way in ways:
             for compensation in compensations:
                 policy = copy.deepcopy(model.policy)
-                report = prune_policy(
-                    policy, sparsity, batches=scored, criterion=criterion, compensation=compensation, **coefficients
-                )
+                criterion, scope = way.split(":")
+                settings = {"criterion": criterion, "scope": scope, "compensation": compensation}
+                report = prune_policy(policy, sparsity, batches=scored, **settings, **coefficients)
                 cut = outputs(policy, observations, actions)
                 rows.append(
                     {
                         "sparsity": sparsity,
-                        "criterion": criterion,
-                        "compensation": compensation,
+                        **settings,
                         **{name: float(explained_variance(cut[name], dense[name])) for name in dense},
                         "widths": {name: after for name, (_, after) in report.widths.items()},
                         "seconds": report.seconds,
@@ -124,8 +124,11 @@ def two_halves(model: BaseAlgorithm, n_samples: int, seed: int) -> tuple[list[An
     return batches[: len(batches) // 2], batches[len(batches) // 2 :]
 
 
-SPARSITIES = (0.8, 0.9, 0.95, 0.99)
-CRITERIA = ("crop", "magnitude", "random", "span", "span_crop")
+SPARSITIES = (0.9, 0.95, 0.99)
+WAYS = (
+    "crop:network", "span_crop:network", "span_crop:layer", "span:layer", "magnitude:layer", "random:layer",
+    "obs:network", "obs:layer", "obs_crop:network", "obs_crop:layer",
+)  # fmt: skip
 COMPENSATIONS = ("none", "bias", "least_squares", "distill")
 
 
@@ -139,6 +142,12 @@ class Args:
     """Share of the run that the agents are trained for."""
     runs: Path = Path("runs/cut_quality")
     """Where the trained agents are kept."""
+    sparsities: tuple[float, ...] = SPARSITIES
+    """Of actor and critic."""
+    ways: tuple[str, ...] = WAYS
+    """Criterion and scope, as `crop:network`."""
+    compensations: tuple[str, ...] = COMPENSATIONS
+    """By name."""
     out: Path = Path("runs/cut_quality")
     """Where the results go."""
 
@@ -147,18 +156,15 @@ def markdown(rows: list[dict[str, Any]], function: str) -> str:
     """
     :param rows: of one task
     :param function: ``action`` or ``value``
-    :return: a table: one line a sparsity and criterion, one column a compensation
+    :return: a table of unexplained variance: one line a sparsity, criterion and scope, one column a compensation
     """
-    lines = ["| sparsity | criterion | " + " | ".join(COMPENSATIONS) + " |", "|---|---|" + "---|" * len(COMPENSATIONS)]
-    for sparsity in SPARSITIES:
-        for criterion in CRITERIA:
-            cells = {
-                row["compensation"]: row[function]
-                for row in rows
-                if row["sparsity"] == sparsity and row["criterion"] == criterion
-            }
-            values = [f"{cells[name]:.3f}" if cells[name] > -100 else f"{cells[name]:.1e}" for name in COMPENSATIONS]
-            lines.append(f"| {sparsity:.0%} | {criterion} | " + " | ".join(values) + " |")
+    names = list(dict.fromkeys(row["compensation"] for row in rows))
+    cells: dict[tuple[str, ...], dict[str, float]] = {}
+    for row in rows:
+        line = f"{row['sparsity']:.0%}", row["criterion"], row["scope"]
+        cells.setdefault(line, {})[row["compensation"]] = 1.0 - row[function]
+    lines = ["| sparsity | criterion | scope | " + " | ".join(names) + " |", "|---|---|---|" + "---|" * len(names)]
+    lines += [" | ".join(["", *line, *(f"{own[name]:.2g}" for name in names), ""]).strip() for line, own in cells.items()]
     return "\n".join(lines)
 
 
@@ -168,11 +174,11 @@ def main(args: Args) -> None:
         config = load_config(path)
         env = build_env(config, args.seed)
         model, _ = partly_trained(config, env, path.stem, args.seed, args.trained, args.runs)
-        rows = measure(model, SPARSITIES, CRITERIA, COMPENSATIONS, args.seed)
+        rows = measure(model, args.sparsities, args.ways, args.compensations, args.seed)
         write_json(
             args.out / f"{path.stem}.json", {"task": path.stem, "seed": args.seed, "trained": args.trained, "rows": rows}
         )
-        tables = "\n\n".join(f"Explained variance of {name}s:\n\n{markdown(rows, name)}" for name in ("action", "value"))
+        tables = "\n\n".join(f"Unexplained variance of {name}s:\n\n{markdown(rows, name)}" for name in ("action", "value"))
         write_text(args.out / f"{path.stem}.md", f"# {path.stem}, trained for {args.trained:.0%} of its run\n\n{tables}\n")
         print(f"\n{path.stem}\n\n{tables}\n")
 
