@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,7 @@ from rl_crop.sb3.between_rollouts import (
     training_batches,
 )
 from rl_crop.sb3.data import BATCH_SIZE, RolloutMemory
+from rl_crop.sb3.learning import still_learning
 from rl_crop.sb3.learning_rate import check_factor, scale_learning_rate
 from rl_crop.sb3.masks import restore_masks
 from rl_crop.sb3.state import AgentState
@@ -155,6 +157,7 @@ class PruningCallback(BaseCallback):
     def _on_training_start(self) -> None:
         """Whatever is wrong with the arguments raises here, before the first step."""
         self.engine, self._retry_at, self._unseen = None, 0.0, True  # nothing of an earlier run
+        no_longer(self.model)
         recipe, sparsity = self._checked()
         refuse_workers(self.locals)
         model, self._on_policy = self.model, isinstance(self.model, OnPolicyAlgorithm)
@@ -173,7 +176,9 @@ class PruningCallback(BaseCallback):
         found = self._state.found(self.memory)
         self.engine = PruningEngine(
             recipe, sparsity, partial(agent_subject, model), self._seed,
-            agent_limits(model, model._total_timesteps, self.batch_size, self.memory), **self.settings,
+            replace(
+                agent_limits(model, model._total_timesteps, self.batch_size, self.memory), running=still_learning(model)
+            ), **self.settings,
         )  # fmt: skip
         self._state.start(self.engine, subject, found)
         if not hasattr(model, "pruning_history"):
@@ -241,6 +246,8 @@ class PruningCallback(BaseCallback):
     def _update(self, at_end: bool = False) -> None:
         """Do what is due; what fails is tried again until the deadline."""
         engine, now = self.engine, self.num_timesteps
+        if engine is not None and not engine.limits.running():  # an exception has ended that training
+            return no_longer(self.model)
         if engine is None or engine.finished or (now < self._retry_at and not at_end):
             return
         sizes = self._n_batches, self.batch_size, self._seed, at_end

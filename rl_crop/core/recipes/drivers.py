@@ -15,6 +15,7 @@ from rl_crop.core.model import Subject
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.settings import Target, check_sparsity
 from rl_crop.core.recipes.engine import PruningEngine
+from rl_crop.core.recipes.hooks import released_after_errors
 from rl_crop.core.recipes.recipe import DRIVERS, DriverOptions, Recipe, ScoringOptions
 from rl_crop.core.recipes.registry import resolve_recipe
 from rl_crop.core.recipes.timetable import Limits
@@ -79,7 +80,8 @@ def run_recipe(task: Task, recipe: Recipe | str, sparsity: float, seed: int = 0)
     """
     chosen = resolve_recipe(recipe)
     check_sparsity(sparsity)
-    report = _driver(chosen)(task, chosen, sparsity, seed)
+    with released_after_errors(task.optimizers):
+        report = _driver(chosen)(task, chosen, sparsity, seed)
     return replace(report, criterion=chosen.criterion) if isinstance(chosen.criterion, str) else report
 
 

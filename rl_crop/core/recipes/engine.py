@@ -93,7 +93,8 @@ class PruningEngine:
         self._initial: dict[str, th.Tensor] = {}
         self._n_changes = 0
         noise = recipe.perturbation == "bridgeout"
-        self._hooks = StepHooks(self._after_step, (lambda: bridgeout(self._root, self.outcome.names)) if noise else None)
+        perturb = (lambda: bridgeout(self._root, self.outcome.names, running=limits.running)) if noise else None
+        self._hooks = StepHooks(self._after_step, perturb, limits.running)
 
     @property
     def masks(self) -> Masks | None:

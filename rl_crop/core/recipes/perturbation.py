@@ -58,7 +58,9 @@ def computed(modules: Iterable[nn.Module], functions: Iterable[tuple[th.Tensor, 
 
 
 @contextmanager
-def bridgeout(model: nn.Module, names: Iterable[str], q: float = 1.5, p: float = 0.3) -> Iterator[None]:
+def bridgeout(
+    model: nn.Module, names: Iterable[str], q: float = 1.5, p: float = 0.3, running: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
     """
     Train with weights w + |w|^(q/2) · (b / (1 − p) − 1), b = 0 with probability p, else 1 (Batch Bridgeout).
 
@@ -68,10 +70,11 @@ def bridgeout(model: nn.Module, names: Iterable[str], q: float = 1.5, p: float =
     :param names: of the weights.
     :param q: the noise acts as a penalty on ‖w‖_q to the power q.
     :param p: probability of dropping.
+    :param running: whether there is noise; without, the weights are as they are.
     """
 
     def noisy(weight: th.Tensor, training: bool) -> th.Tensor:
-        if not training:
+        if not training or not running():
             return weight
         there = weight != 0  # the root has no finite slope at zero
         power = th.where(there, weight, 1.0).abs() ** (q / 2) * there

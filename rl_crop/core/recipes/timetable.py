@@ -1,7 +1,7 @@
 """When the events of a run come: at fixed times, or when a trigger fires between bounds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ class Limits:
     :param untrained_until: up to this time nothing has been trained, so that a trigger has nothing to look at.
     :param check_every: least time between two checks of a trigger.
     :param steps_between: optimizer steps between two moves of masks, at least.
+    :param running: whether the loop still goes on; what acts at optimizer steps does so only then.
     """
 
     length: float = 1.0
@@ -29,6 +30,7 @@ class Limits:
     untrained_until: float = 0.0
     check_every: float = 0.0
     steps_between: int = 1
+    running: Callable[[], bool] = lambda: True
 
     def time(self, name: str, time: Any) -> float:
         """
