@@ -11,6 +11,7 @@ from rl_crop.evaluation.results import load_results
 from rl_crop.evaluation.store import Store
 from rl_crop.evaluation.study import Cell
 from rl_crop.evaluation.sweep import Sweep
+from rl_crop.files import write_lines
 from scripts import sweep as script
 from tests.evaluation.studies import write_result
 
@@ -98,21 +99,20 @@ def test_reports_read_a_folder_and_the_file_alike(tmp_path):
 
 def test_a_cell_that_is_run_while_results_are_merged_is_not_lost(store, cells, monkeypatch):
     store.record_failure(cells[0], "no data")
-    write = Store._write
 
-    def slowly(self, found):
+    def slowly(path, lines):
         store.record(cells[0], result(cells[0]))  # the failure has been read by now
         store.record(cells[1], result(cells[1]))
-        write(self, found)
+        write_lines(path, lines)
 
-    monkeypatch.setattr(Store, "_write", slowly)
+    monkeypatch.setattr("rl_crop.evaluation.store.write_lines", slowly)
     store.merge()
     assert [*map(store.state, cells)] == ["done", "done", "to do", "to do"]
 
 
 def test_two_cannot_merge_at_a_time(store, cells, monkeypatch):
     store.record(cells[0], result(cells[0]))
-    monkeypatch.setattr(Store, "_write", lambda self, found: store.merge())
+    monkeypatch.setattr("rl_crop.evaluation.store.write_lines", lambda path, lines: store.merge())
     with pytest.raises(PruningError, match="being merged already"):
         store.merge()
     assert store.state(cells[0]) == "done"

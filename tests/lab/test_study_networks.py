@@ -9,6 +9,7 @@ from rl_crop.supervised.objectives import OBJECTIVES
 from tests.zoo.networks import settled
 from tests.zoo.oracles import MaskedTwin
 
+pytestmark = pytest.mark.usefixtures("double_precision")
 CASES = {
     "mlp": ("mlp", (6,), 3, {"widths": [12, 10], "normalised": True}, "classification"),
     "cnn": ("cnn", (1, 8, 8), 4, {"channels": [6, 8], "widths": [10]}, "classification"),
@@ -20,14 +21,6 @@ CASES = {
     "character_transformer": ("character_transformer", (6,), 9, {"width": 8, "n_heads": 2, "hidden": 12}, "language"),
     "character_gru": ("character_gru", (6,), 9, {"width": 8, "hidden": 12}, "language"),
 }
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    th.set_default_dtype(th.float64)
-    th.manual_seed(0)
-    yield
-    th.set_default_dtype(th.float32)
 
 
 def task(case):

@@ -337,6 +337,15 @@ def test_the_fittest_candidate_is_trained():
     assert small.place == 60  # candidates' trials are undone
 
 
+def resumed_from(run, recipe, small):
+    """Another engine, which goes on from what this one has kept."""
+    state = run.state_dict()
+    run.detach()
+    other = PruningEngine(recipe, 0.8, small.subject)
+    other.load_state_dict(state, small.subject(small.data))
+    return other
+
+
 @pytest.mark.parametrize("name", ["rigl", "gmp", "greg_1", "iss_p", "span_gradual", "earlycrop_u"])
 def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(name):
     def carried(stop=None):
@@ -347,10 +356,7 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(name):
         for progress in range(1, 51):
             small.train(0.02)
             if progress == stop:
-                state = run.state_dict()
-                run.detach()
-                run = PruningEngine(recipe, 0.8, small.subject)
-                run.load_state_dict(state, small.subject(small.data))
+                run = resumed_from(run, recipe, small)
             run.update(progress / 50, lambda: small.data)
         return small, run.finish(lambda: small.data)
 
@@ -377,10 +383,7 @@ def test_a_penalty_goes_on_as_before_with_optimizers_of_different_pace():
             for optimizer in small.optimizers[: 3 if step % 2 else 1]:
                 optimizer.step()
             if step == stop:
-                state = run.state_dict()
-                run.detach()
-                run = PruningEngine(recipe, 0.8, small.subject)
-                run.load_state_dict(state, small.subject(small.data))
+                run = resumed_from(run, recipe, small)
             run.update(step / 60, lambda: small.data)
         return dict(small.model.state_dict())
 
