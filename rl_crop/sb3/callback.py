@@ -10,6 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.pruning.automatic import EARLY_TOLERANCE
 from rl_crop.core.pruning.settings import Settings, check_choices, check_counts, is_auto
 from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.core.recipes.arguments import recipe_of
@@ -82,7 +83,8 @@ class PruningCallback(BaseCallback):
     :param max_params: instead of a sparsity, how many parameters may be left, of the agent or by network.
     :param max_flops: the same in floating-point operations for one observation.
     :param round_to: widths are multiples of this.
-    :param tolerance: of a size that is found: the share of the variance of a network's outputs that may be left unexplained.
+    :param tolerance: of a size that is found: the share of the variance of a network's outputs that may be left unexplained
+        (1e-4).
     :param seed: of everything random; the model's own by default.
     :param recipe: one of ``rl_crop.recipes``, by name, or a ``Recipe``: it decides what is not given. Masks that move while
         the agent trains change between rollouts, at least 250 (on-policy) or 1000 (off-policy) optimizer steps apart.
@@ -126,7 +128,12 @@ class PruningCallback(BaseCallback):
             "until": until, "earliest": earliest, "latest": latest, "kappa": kappa,
         }  # fmt: skip
         self.sparsity, self.networks = sparsity, networks
-        sizes = {"max_params": max_params, "max_flops": max_flops, "round_to": round_to, "tolerance": tolerance}
+        sizes = {
+            "max_params": max_params,
+            "max_flops": max_flops,
+            "round_to": round_to,
+            "tolerance": EARLY_TOLERANCE if tolerance is None else tolerance,
+        }
         self.settings: dict[str, Any] = {"budget": budget, **sizes}
         self.recipe, self._given = recipe, {name: value for name, value in given.items() if value is not None}
         self.batch_size, self.seed, self.on_error = batch_size, seed, on_error

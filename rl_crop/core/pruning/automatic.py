@@ -23,6 +23,8 @@ FOUND_BY, WITHOUT_GRADIENT = "obs_crop", "obs"
 """Criteria of ``sparsity="auto"`` where none is given, with and without a loss: they know what the repair can do."""
 TOLERANCE = 1e-3
 """Share of the variance of a network's outputs that the repaired cut may leave unexplained, where nobody says otherwise."""
+EARLY_TOLERANCE = 1e-4
+"""The same early in training, where what is left must also learn what is still to come."""
 BISECTIONS = 5
 """Of the interval between the smallest size that is good and the next one that is not, in powers of two."""
 FIT, HELD_OUT = slice(0, None, 2), slice(1, None, 2)
