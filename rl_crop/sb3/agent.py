@@ -18,7 +18,7 @@ from rl_crop.core.masking.weights import Weights
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.planning import make_plan, trace
 from rl_crop.core.pruning.report import PruningReport
-from rl_crop.core.pruning.settings import Settings, Target, check_sparsity, is_auto
+from rl_crop.core.pruning.settings import Settings, Target, check_counts, check_names_any, check_sparsity, is_auto
 from rl_crop.core.pruning.steps import apply_at_once, apply_steps, step_targets
 from rl_crop.sb3.adapters import describe, unwrap
 from rl_crop.sb3.batches import as_samples
@@ -72,6 +72,7 @@ def plan_policy_pruning(
     """
     Settings.check_names(settings)
     chosen = Settings(**settings)
+    check_counts({"n_batches": n_batches, "batch_size": batch_size})
     model = model_or_policy if isinstance(model_or_policy, BaseAlgorithm) else None
     policy = unwrap(model_or_policy if model is None else model.policy)
     hyper = Hyperparameters(gamma, ent_coef or 0.0) if model is None else Hyperparameters.of(model, ent_coef=ent_coef)
@@ -136,6 +137,7 @@ def target_by_network(sparsity: Target | None, networks: str | Sequence[str] | N
         if networks is not None:
             raise PruningError("networks needs a sparsity (a number, or 'auto'): a budget names networks itself.")
         return None
+    check_names_any(sparsity)
     check_sparsity(sparsity)
     if networks is None:
         return dict(sparsity) if isinstance(sparsity, Mapping) else sparsity

@@ -79,6 +79,8 @@ class Settings:
             if not _whole(self.seed) or not 0 <= self.seed < 2**63:
                 raise PruningError(f"seed={self.seed!r} must be None or an integer of at least 0 and below 2**63.")
             object.__setattr__(self, "seed", int(self.seed))  # Python's generator refuses numpy's integers
+        if not isinstance(self.structured, bool):
+            raise PruningError(f"structured={self.structured!r} must be True (units are cut) or False (weights are masked).")
         if isinstance(self.ignore, str):
             object.__setattr__(self, "ignore", (self.ignore,))
         if not self.structured:
@@ -168,3 +170,9 @@ def check_sparsity(sparsity: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
             what = f"sparsity of {name}" if name else "sparsity"
             raise PruningError(f"{what} is {value!r}: it must be a number in [0, 1), such as 0.9 for 90 %, or 'auto'.")
+
+
+def check_names_any(sparsity: Any) -> None:
+    """:raises PruningError: it is a mapping without a network."""
+    if isinstance(sparsity, Mapping) and not sparsity:
+        raise PruningError("sparsity={} names no network: give a number, or one by network, such as {'actor': 0.9}.")

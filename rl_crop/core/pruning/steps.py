@@ -7,7 +7,7 @@ from rl_crop.core.errors import PruningError, explained
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.schedules import INNER, ScheduleOptions, relative_sparsity
-from rl_crop.core.pruning.settings import Shares, check_choices, check_sparsity
+from rl_crop.core.pruning.settings import Shares, check_choices, check_names_any, check_sparsity
 from rl_crop.core.pruning.surgery import Transaction
 
 STEPPED = ("one_shot", "iterative")
@@ -25,6 +25,7 @@ def step_targets(sparsity: Shares, schedule: str) -> list[Shares]:
     :raises PruningError: another schedule, or a sparsity that is not in [0, 1).
     """
     check_choices({"schedule": (schedule, STEPPED)})
+    check_names_any(sparsity)
     check_sparsity(sparsity)
     inner = "none" if schedule == "one_shot" else "halving"
     if isinstance(sparsity, Mapping):
