@@ -283,6 +283,7 @@ FAILING = {
 def test_a_failure_leaves_all_as_it_was_and_the_next_update_works(kind):
     small = task()
     run = PruningEngine(FAILING[kind], 0.8, small.subject)
+    run.start(small.subject(small.data))  # which counts steps from here on
     small.train(0.1)
     if kind == "growth":
         run.update(0.0, lambda: small.data)
