@@ -1,5 +1,6 @@
 """Pruning of any torch module: a loss and batches are all that a task gives."""
 
+import gc
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from rl_crop.core.pruning.planning import make_plan
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.settings import Settings, Target, is_auto
 from rl_crop.core.pruning.steps import apply_at_once, apply_steps, step_targets
-from rl_crop.core.rng import isolated_rng
+from rl_crop.core.rng import eval_mode, isolated_rng
 
 ModelLoss = Callable[[nn.Module, Any], th.Tensor]
 NOT_CALLED = (
@@ -146,7 +147,32 @@ def _checked(model: Any) -> nn.Module:
         raise PruningError(f"Expected a torch.nn.Module that is not scripted, not {type(model).__name__}.")
     if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
         raise PruningError("The model has layers whose sizes are not known yet: call it once on a batch first.")
+    _refuse_replicated(model)
+    try:
+        with eval_mode(model):
+            pass
+    except NotImplementedError as error:
+        raise PruningError(
+            f"The model, or a part of it, has no evaluation mode ({error}), as what torch.export returns: prune the module "
+            f"that it was exported from, and export it anew."
+        ) from error
     return model
+
+
+def _refuse_replicated(model: nn.Module) -> None:
+    """Hooks of data parallelism go with the old gradient accumulators: ranks would drift apart without a word."""
+    if not th.distributed.is_available() or not th.distributed.is_initialized():
+        return
+    own = {id(parameter) for parameter in model.parameters()}
+    gc.collect()  # a wrapper that nobody holds any more
+    for wrapper in gc.get_objects():
+        if type(wrapper) in (dict, list, tuple) or not issubclass(type(wrapper), nn.parallel.DistributedDataParallel):
+            continue
+        if any(id(parameter) in own for parameter in wrapper.module.parameters()):
+            raise PruningError(
+                "The model is wrapped in DistributedDataParallel, which would no longer average its gradients: prune the "
+                "module itself on every rank, with the same batches and seed, while no wrapper is alive, and wrap it anew."
+            )
 
 
 def _same_structure(model: nn.Module, mirror: nn.Module) -> bool:

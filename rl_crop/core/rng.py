@@ -37,19 +37,20 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def eval_mode(*modules: th.nn.Module) -> Iterator[None]:
+def eval_mode(*modules: th.nn.Module, training: bool = False) -> Iterator[None]:
     """
     Put modules in evaluation mode for a block and give every submodule its own mode back.
 
     Within it nothing runs compiled: a compiled module has no second derivatives, and hides the calls of its layers.
 
     :param modules: the root modules.
+    :param training: put them in training mode instead.
     """
     modes = [(child, child.training) for module in modules for child in module.modules()]
-    for module in modules:
-        module.eval()
     compiler = "torch._dynamo" in sys.modules and hasattr(th.compiler, "set_stance")  # else nothing has been compiled
     try:
+        for module in modules:
+            module.train() if training else module.eval()
         with th.compiler.set_stance("force_eager") if compiler else nullcontext():
             yield
     finally:
@@ -58,19 +59,28 @@ def eval_mode(*modules: th.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(*modules: th.nn.Module) -> Iterator[None]:
+def undisturbed(*modules: th.nn.Module, training: bool = False) -> Iterator[None]:
     """
-    Run modules in evaluation mode for a block; modes and buffers (statistics, counters of steps) are then as before.
+    Run modules in evaluation mode for a block; modes, attributes and buffers (statistics, counters of steps) are then as
+    before.
 
     :param modules: the root modules.
+    :param training: run them in training mode instead.
     """
     owners = [child for module in modules for child in module.modules()]
+    attributes = [dict(vars(owner)) for owner in owners]
     kept = [(owner, name, buffer) for owner in owners for name, buffer in owner._buffers.items()]
-    contents = [None if buffer is None else buffer.detach().clone() for _, _, buffer in kept]
+    contents = [None if buffer is None or buffer.layout != th.strided else buffer.detach().clone() for *_, buffer in kept]
     try:
-        with eval_mode(*modules):
+        with eval_mode(*modules, training=training):
             yield
     finally:
+        for owner, before in zip(owners, attributes, strict=True):
+            if any(vars(owner).get(name, owner) is not value for name, value in before.items()) or len(vars(owner)) > len(
+                before
+            ):
+                vars(owner).clear()
+                vars(owner).update(before)
         for (owner, name, buffer), content in zip(kept, contents, strict=True):
             owner._buffers[name] = buffer
             if buffer is not None and content is not None and not th.equal(buffer, content):

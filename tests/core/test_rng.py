@@ -56,3 +56,30 @@ def test_buffers_get_their_contents_and_objects_back():
         raise KeyError
     assert [id(buffer) for buffer in model.buffers()] == identities and model.training
     assert model.steps == 0 and model.last.isnan().all() and not model[0].running_mean.any()
+
+
+def test_attributes_that_a_forward_pass_sets_are_put_back():
+    class Counting(nn.Module):
+        def forward(self, x):
+            self.n_calls += 1
+            self.last = x
+            return x
+
+    model = nn.Sequential(Counting())
+    model[0].n_calls = 0
+    with undisturbed(model, training=True):
+        assert model[0].training
+        model(th.ones(1))
+        assert model[0].n_calls == 1
+    assert model[0].n_calls == 0 and not hasattr(model[0], "last")
+
+
+def test_a_module_without_an_evaluation_mode_is_left_as_it_was():
+    class Odd(nn.Module):
+        def train(self, mode=True):
+            raise NotImplementedError
+
+    model = nn.Sequential(nn.Linear(1, 1), Odd())
+    with pytest.raises(NotImplementedError), eval_mode(model):
+        pass
+    assert all(module.training for module in model.modules())

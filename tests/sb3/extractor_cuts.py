@@ -4,6 +4,7 @@ import numpy as np
 import torch as th
 
 from rl_crop.core.graph.groups import find_units, named_tensors
+from rl_crop.core.pruning.optimizer_state import cut_optimizers
 from rl_crop.core.pruning.surgery import Transaction, cut, update_sizes
 from rl_crop.sb3.adapters import describe
 from rl_crop.sb3.attributes import rewrite_sizes
@@ -116,12 +117,13 @@ def cut_extractors(model, whole=(), transaction=None, **choice):
     ]
 
     def everything(transaction):
-        changed, seen = [], set()
+        cuts, seen = {}, set()
         for copied in [tensors, *followers]:
             own = {name: tensor for name, tensor in copied.items() if id(tensor) not in seen}  # targets may share some
             seen |= {id(tensor) for tensor in own.values()}
-            changed += [own[name] for name in cut(transaction, graph, own, kept, algorithm_optimizers(model))]
-        update_sizes(transaction, [policy], changed)
+            cuts |= cut(transaction, graph, own, kept)
+        cut_optimizers(transaction, algorithm_optimizers(model), cuts)
+        update_sizes(transaction, [policy], cuts)
         rewrite_sizes(transaction, policy, describe(policy), model)
 
     if transaction is not None:

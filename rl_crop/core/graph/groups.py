@@ -107,6 +107,7 @@ def find_units(
     ignore: Mapping[str, str] | Iterable[str] = (),
     ties: Iterable[tuple[tuple[str, int], tuple[str, int]]] = (),
     pinned: Mapping[str, Callable[[], object]] | None = None,
+    fixed: Mapping[str, str] | None = None,
 ) -> DependencyGraph:
     """
     Run the network once and find its units.
@@ -120,9 +121,12 @@ def find_units(
     :param ties: pairs of (tensor name, axis) that hold the same units although no call joins them
         (twin critics, the rows of a state-dependent ``log_std``).
     :param pinned: by reason, further functions whose outputs keep their size.
+    :param fixed: tensors that keep their shape, by name, with the reason.
     :raises PruningError: an ignored module does not exist, or the model does not run.
     """
     tracer = LabelTracer(tensors, propagate)
+    for name, why in (fixed or {}).items():
+        tracer.freeze_tensor(tensors[name], why)
     with eval_mode(model), no_grad_trace(tracer):
         for why, forward in (pinned or {}).items():
             tracer.freeze_all(_outputs(forward), why)

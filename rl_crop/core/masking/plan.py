@@ -63,7 +63,7 @@ class MaskPlan(PruningPlan):
             raise PruningError("The masks have changed since this plan was made: make a new plan.")
 
     def _cut_and_repair(self, transaction: Transaction) -> tuple[str, ...]:
-        subject = self.subject
+        subject, dense = self.subject, self._finite_outputs()
         keep = dict(self.held) | {name: th.from_numpy(mask) for name, mask in self.keep.items()}
         release_masks([tensor for copy in subject.copies for tensor in copy.tensors.values()], transaction)
         modules = [] if subject.optimizers else [module for copy in subject.copies for module in copy.modules]
@@ -72,7 +72,7 @@ class MaskPlan(PruningPlan):
         transaction.call(masks.detach)
         masks.attach()
         subject.after_cut(transaction)
-        self._check_runs()
+        self._check_runs(dense)
         return ()
 
 

@@ -26,7 +26,10 @@ class Distiller:
         floating = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
         self.parameters = [tensor for tensor in floating if isinstance(tensor, th.nn.Parameter)]
         with th.no_grad():
-            self.targets = [_stacked(run()) for run in runs]
+            targets = [_stacked(run()) for run in runs]
+        # What is infinite by design (masked logits) has no error.
+        self.finite = [th.isfinite(target) for target in targets]
+        self.targets = [target.masked_fill(~finite, 0.0) for target, finite in zip(targets, self.finite, strict=True)]
         # Each output counts alike; one that hardly varies must not drown the others.
         variances = [target.var(0, unbiased=False) for target in self.targets]
         self.scales = [v.clamp_min(max(1e-3 * v.mean().item(), 1e-30)) for v in variances]
@@ -71,9 +74,9 @@ class Distiller:
     def _error(self, index: th.Tensor | None = None) -> th.Tensor:
         """The mean squared error over outputs, in units of their variance, on all observations or on those chosen."""
         errors = []
-        for run, target, scale in zip(self.runs, self.targets, self.scales, strict=True):
-            wanted = target if index is None else target[index]
-            errors.append(((_stacked(run(index=index)) - wanted) ** 2 / scale).mean())
+        for run, target, finite, scale in zip(self.runs, self.targets, self.finite, self.scales, strict=True):
+            wanted, counted = (target, finite) if index is None else (target[index], finite[index])
+            errors.append(((_stacked(run(index=index)).masked_fill(~counted, 0.0) - wanted) ** 2 / scale).mean())
         return th.stack(errors).sum()
 
 

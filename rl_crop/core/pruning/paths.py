@@ -47,7 +47,9 @@ def ranked_path(groups: Sequence[Group], scores: Mapping[str, np.ndarray], floor
             left = group.n_units - np.arange(len(lowest[group.name]))  # before each goes
             lowest[group.name] = lowest[group.name][group.n_units - 1 - next_width(left, multiple)]
     values = np.concatenate([lowest[name] for name in names] or [np.zeros(0)])
-    return [names[place] for place in owner[np.argsort(values, kind="stable")]]
+    # Equal scores go from all groups in proportion: the order of the groups must not decide.
+    share = np.concatenate([np.arange(1, len(lowest[name]) + 1) / len(lowest[name]) for name in names] or [np.zeros(0)])
+    return [names[place] for place in owner[np.lexsort((share, values))]]
 
 
 def costed_path(
@@ -67,7 +69,7 @@ def costed_path(
         return float(lowest[name][start : start + n].sum()) / max(freed(name, widths, n), 1e-300)
 
     while narrower := [name for name, width in widths.items() if width > floor[name]]:
-        name = min(narrower, key=rate)
+        name = min(narrower, key=lambda name: (rate(name), -widths[name] / len(lowest[name])))
         after = next_width(widths[name], multiple)
         path += [name] * (widths[name] - after)
         widths[name] = after

@@ -14,9 +14,10 @@ from rl_crop.core.graph.tracer import tensors_in
 from rl_crop.core.model import Copy, Subject
 from rl_crop.core.pruning.compensation import REFITTING, Compensator
 from rl_crop.core.pruning.distillation import Distiller
+from rl_crop.core.pruning.optimizer_state import cut_optimizers, forget
 from rl_crop.core.pruning.report import PruningReport, summary_lines, table, unit_notes
 from rl_crop.core.pruning.settings import Settings
-from rl_crop.core.pruning.surgery import Transaction, cut, forget, update_sizes
+from rl_crop.core.pruning.surgery import Cuts, Transaction, cut, update_sizes
 from rl_crop.core.rng import eval_mode, isolated_rng
 from rl_crop.optional import require
 
@@ -59,6 +60,7 @@ class PruningPlan:
     :param flops_after: and after the cut.
     :param seconds: wall-clock of planning.
     :param curve: by network whose size was to be found, the sizes that were tried, the smallest first.
+    :param notes: what the user should know of the scores.
     """
 
     keep: dict[str, np.ndarray]
@@ -78,6 +80,7 @@ class PruningPlan:
     settings: Settings = field(repr=False)
     seconds: float = 0.0
     curve: Mapping[str, Sequence[SizePoint]] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rows = []
@@ -121,7 +124,7 @@ class PruningPlan:
         return {name: (before, self.widths_after[name]) for name, before in self.widths_before.items()}
 
     def _narrow(self) -> tuple[str, ...]:
-        return unit_notes(self._widths)
+        return (*self.notes, *unit_notes(self._widths))
 
     def apply(self, transaction: Transaction | None = None) -> PruningReport:
         """
@@ -180,17 +183,19 @@ class PruningPlan:
 
     def _cut_and_repair(self, transaction: Transaction) -> tuple[str, ...]:
         subject, kind = self.subject, self.settings.compensation
+        dense = self._finite_outputs()
         repairs = [] if kind == "none" else [self._compensator(copy) for copy in subject.copies]
         distillers = [Distiller(copy.tensors, copy.runs) for copy in subject.copies] if kind == "distill" else []
         restore = subject.before_cut() if kind != "none" else None
-        changed: list[th.Tensor] = []
+        cuts: Cuts = {}
         seen: set[int] = set()
         for copy in subject.copies:
             own = {name: tensor for name, tensor in copy.tensors.items() if id(tensor) not in seen}  # mirrors may share some
             seen |= {id(tensor) for tensor in own.values()}
-            changed += [own[name] for name in cut(transaction, self.graph, own, self.kept_units, subject.optimizers)]
-        update_sizes(transaction, [module for copy in subject.copies for module in copy.modules], changed)
-        self._check_runs()
+            cuts |= cut(transaction, self.graph, own, self.kept_units)
+        cut_optimizers(transaction, subject.optimizers, cuts)
+        update_sizes(transaction, [module for copy in subject.copies for module in copy.modules], cuts)
+        self._check_runs(dense)
         for repair in repairs:
             repair.refit(transaction)
         for distiller in distillers:
@@ -198,25 +203,32 @@ class PruningPlan:
         if restore is not None:
             restore(transaction)
         if kind in REFITTING:
-            forget(transaction, subject.optimizers, subject.parameters_beside(changed))
+            forget(transaction, subject.optimizers, subject.parameters_beside(list(cuts)))
         subject.after_cut(transaction)
-        self._check_runs()
+        self._check_runs(dense)
         lost = sorted({name for repair in repairs for name in repair.without_bias})
         return tuple(f"{name} has no bias: a constant that it lost could not be restored" for name in lost)
 
-    def _check_runs(self) -> None:
-        for copy in self.subject.copies:
-            for run in copy.runs:
-                _check_runs(run)
+    def _finite_outputs(self) -> list[list[th.Tensor]]:
+        """For every run of every copy, where each of its outputs is finite now."""
+        with th.no_grad():
+            runs = [run for copy in self.subject.copies for run in copy.runs]
+            return [[th.isfinite(output) for output in tensors_in(run(TRACE_BATCH))] for run in runs]
+
+    def _check_runs(self, dense: Sequence[Sequence[th.Tensor]]) -> None:
+        runs = [run for copy in self.subject.copies for run in copy.runs]
+        for run, finite in zip(runs, dense, strict=True):
+            _check_runs(run, finite)
 
     def _compensator(self, copy: Copy) -> Compensator:
         return Compensator(self.graph, self.kept_units, copy.tensors, copy.runs, self.settings.compensation)
 
 
-def _check_runs(run: Callable[..., Any]) -> None:
+def _check_runs(run: Callable[..., Any], dense: Sequence[th.Tensor]) -> None:
+    """:param dense: where each output was finite before; some are infinite by design (masked logits)."""
     try:
         with th.no_grad():
-            outputs = run(TRACE_BATCH)
+            outputs = [*tensors_in(run(TRACE_BATCH))]
     except PruningError:
         raise
     except Exception as error:
@@ -224,6 +236,7 @@ def _check_runs(run: Callable[..., Any]) -> None:
             f"The cut network does not run ({error}); everything was put back. A size written into its forward() "
             f"can be the reason: name the modules that it belongs to in ignore=."
         ) from error
-    for output in tensors_in(outputs):
-        if not bool(th.isfinite(output).all()):
-            raise PruningError("The cut network's outputs are not finite; everything was put back.")
+    if [output.shape for output in outputs] != [finite.shape for finite in dense]:
+        raise PruningError("The cut network's outputs have other shapes than the dense one's; everything was put back.")
+    if any(bool((finite & ~th.isfinite(output)).any()) for output, finite in zip(outputs, dense, strict=True)):
+        raise PruningError("The cut network's outputs are not finite where the dense one's are; everything was put back.")

@@ -9,10 +9,12 @@ import torch as th
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import DependencyGraph, Group, find_units
+from rl_crop.core.graph.memory import beyond_reach
 from rl_crop.core.importance.activations import UnitActivations, dormant_shares
 from rl_crop.core.importance.context import ImportanceContext, unit_scores
 from rl_crop.core.importance.criteria import ERRORS, resolve_criterion
 from rl_crop.core.importance.received import ReceivedMoments
+from rl_crop.core.importance.signal import signal_notes, with_fallback
 from rl_crop.core.masking.masks import refuse_masked
 from rl_crop.core.model import Network, Subject
 from rl_crop.core.pruning.allocation import Budget, allocate
@@ -61,8 +63,11 @@ def make_plan(subject: Subject, sparsity: Target | None, settings: Settings) -> 
         activations = UnitActivations(looked_at, graph)
         received = ReceivedMoments(looked_at, [group for network in chosen for group in groups[network.name]])
         scores: dict[str, np.ndarray] = {}
+        silent: list[str] = []
         for network in chosen:
-            scores |= _scores(looked_at, network, groups[network.name], settings, activations, received)
+            own, without = _scores(looked_at, network, groups[network.name], settings, activations, received)
+            scores |= own
+            silent += without
         targets = {name: share for name, share in wanted.items() if not isinstance(share, str)}
         found = [name for name in wanted if name not in targets]
         trials, curve = Trials(subject) if found else None, {}
@@ -81,7 +86,7 @@ def make_plan(subject: Subject, sparsity: Target | None, settings: Settings) -> 
         kept = _allocate(graph, subject, groups, scores, targets, settings)
         dormant = dormant_shares(activations.few(), kept, graph)
     plan = _describe(subject, graph, groups, scores, kept, dormant, settings, time.perf_counter() - start)
-    return replace(plan, curve=curve)
+    return replace(plan, curve=curve, notes=signal_notes(silent, settings.criterion_name))
 
 
 def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> DependencyGraph:
@@ -89,7 +94,8 @@ def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> DependencyGraph:
     runs = [lambda run=run: run(TRACE_BATCH) for run in subject.trained.runs]
     pinned = {why: (lambda run=run: run(TRACE_BATCH)) for why, run in subject.pinned.items()}
     whole = dict(subject.whole) | dict.fromkeys(ignore, "ignored on request")
-    return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, subject.ties, pinned)
+    fixed = beyond_reach(copy.tensors for copy in subject.copies)
+    return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, subject.ties, pinned, fixed)
 
 
 def _scores(
@@ -99,7 +105,8 @@ def _scores(
     settings: Settings,
     activations: UnitActivations,
     received: ReceivedMoments,
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """:return: scores by group, and the groups about which the criterion says nothing"""
     parameters = {
         slot.tensor: subject.trained.tensors[slot.tensor]
         for group in groups
@@ -119,7 +126,8 @@ def _scores(
         tensors=subject.trained.tensors,
         received=received,
     )
-    return unit_scores(resolve_criterion(settings.criterion)(context), groups)
+    scores = unit_scores(resolve_criterion(settings.criterion)(context), groups)
+    return (scores, ()) if settings.criterion in ERRORS else with_fallback(scores, context, groups)
 
 
 def _allocate(

@@ -8,11 +8,14 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from rl_crop.core.errors import PruningError, UndoError
+from rl_crop.core.errors import UndoError
 from rl_crop.core.graph.groups import DependencyGraph
 
 TRIES = 3
 """How often one step of undoing is tried."""
+
+Cuts = dict[th.Tensor, tuple[str, th.Size, dict[int, np.ndarray]]]
+"""By tensor, its name in the graph, its shape before, and the positions that stay along each axis that got shorter."""
 
 
 class Transaction:
@@ -67,7 +70,8 @@ class Transaction:
 
     def set_data(self, tensor: th.Tensor, data: th.Tensor) -> None:
         """
-        Give a parameter or buffer new contents, of any shape; the object stays the same and its gradient is dropped.
+        Give a parameter or buffer new contents, of any shape; the object and its memory format stay the same, and its
+        gradient is dropped.
 
         :param tensor: the parameter or buffer.
         :param data: a new tensor that nobody else writes to.
@@ -80,7 +84,7 @@ class Transaction:
 
         self._undo.append(undo)
         tensor.grad = None
-        _replace(tensor, data)
+        _replace(tensor, laid_out_like(data, old))
 
     def set_item(self, mapping: Any, key: Any, value: Any) -> None:
         """Set ``mapping[key]`` (a dictionary or a list)."""
@@ -151,10 +155,19 @@ def keep_index(graph: DependencyGraph, tensor: str, kept: Mapping[str, np.ndarra
 
 
 def select(tensor: th.Tensor, index: Mapping[int, np.ndarray]) -> th.Tensor:
-    """:return: a new tensor with only the given positions along the given axes."""
+    """:return: a new tensor with only the given positions along the given axes, in the memory format of the old one."""
+    selected = tensor
     for axis, positions in index.items():
-        tensor = tensor.index_select(axis, th.as_tensor(positions, device=tensor.device))
-    return tensor
+        selected = selected.index_select(axis, th.as_tensor(positions, device=tensor.device))
+    return laid_out_like(selected, tensor)
+
+
+def laid_out_like(tensor: th.Tensor, other: th.Tensor) -> th.Tensor:
+    """:return: the tensor, its axes in memory in the order of the other's (``channels_last`` stays that)."""
+    if other.layout != th.strided or tensor.dim() != other.dim():
+        return tensor
+    order = sorted(range(other.dim()), key=lambda axis: -other.stride(axis))
+    return tensor.permute(order).contiguous().permute([order.index(axis) for axis in range(len(order))])
 
 
 def cut(
@@ -162,8 +175,7 @@ def cut(
     graph: DependencyGraph,
     tensors: Mapping[str, th.Tensor],
     kept: Mapping[str, np.ndarray],
-    optimizers: Iterable[th.optim.Optimizer] = (),
-) -> set[str]:
+) -> Cuts:
     """
     Remove all units but the kept ones from one copy of the network.
 
@@ -171,55 +183,15 @@ def cut(
     :param graph: the units.
     :param tensors: this copy's parameters and buffers by the graph's names.
     :param kept: kept units by group name.
-    :param optimizers: their state tensors of a parameter's old shape are cut with it.
-    :return: names of the tensors that changed.
-    :raises PruningError: an optimizer keeps state that cannot be cut.
+    :return: what was cut.
     """
-    changed = set()
-    optimizers = list({id(optimizer): optimizer for optimizer in optimizers}.values())  # each once
-    for optimizer in optimizers:
-        if isinstance(optimizer, th.optim.LBFGS) and optimizer.state:
-            raise PruningError("LBFGS keeps all parameters' history in one vector: clear its state, or use another optimizer.")
+    cuts = {}
     for name, tensor in tensors.items():
         index = keep_index(graph, name, kept)
-        if not index:
-            continue
-        changed.add(name)
-        old_shape = tensor.shape
-        transaction.set_data(tensor, select(tensor.data, index))
-        for optimizer in optimizers:
-            if tensor in optimizer.state:
-                state = optimizer.state[tensor]
-                for key, value in list(state.items()):
-                    if isinstance(value, th.Tensor) and value.numel() > 1:
-                        transaction.set_item(state, key, _select_state(value, old_shape, index, f"{key!r} of {name!r}"))
-    return changed
-
-
-def forget(transaction: Transaction, optimizers: Iterable[th.optim.Optimizer], parameters: Iterable[th.Tensor]) -> None:
-    """
-    Let optimizers begin anew with some parameters, as if they had not yet stepped them.
-
-    Refitted weights are larger, because each kept unit stands for several, and so are the gradients of the layers before
-    them. Second moments of before would make Adam's steps longer by that factor for as long as they remember.
-
-    :param transaction: remembers every change.
-    :param optimizers: those that may hold state.
-    :param parameters: whose state is dropped.
-    """
-    wanted = {id(parameter) for parameter in parameters}
-    for optimizer in optimizers:
-        transaction.remove_items(optimizer.state, [key for key in optimizer.state if id(key) in wanted])
-
-
-def _select_state(state: th.Tensor, shape: th.Size, index: Mapping[int, np.ndarray], what: str) -> th.Tensor:
-    """A state tensor has its parameter's shape, or length one along some axes (factored moments)."""
-    if state.dim() != len(shape) or any(size not in (1, full) for size, full in zip(state.shape, shape, strict=True)):
-        raise PruningError(
-            f"The optimizer's state {what} has the shape {tuple(state.shape)}, which cannot be cut: "
-            "clear it, or use another optimizer."
-        )
-    return select(state, {axis: positions for axis, positions in index.items() if state.shape[axis] == shape[axis]})
+        if index:
+            cuts[tensor] = name, tensor.shape, index
+            transaction.set_data(tensor, select(tensor.data, index))
+    return cuts
 
 
 def update_sizes(transaction: Transaction, roots: Iterable[nn.Module], changed: Iterable[th.Tensor]) -> None:
