@@ -8,7 +8,7 @@ from torch import nn
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import plan_pruning, prune_model
 from tests.zoo.networks import Calls, batches, mlp, mse
-from tests.zoo.oracles import same, state
+from tests.zoo.snapshots import same, state
 
 
 def transposed(model):

@@ -8,7 +8,7 @@ import torch as th
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import prune_model
 from tests.zoo.networks import batches, mlp, mse
-from tests.zoo.oracles import same, state
+from tests.zoo.snapshots import same, state
 
 
 class Remembering(th.optim.SGD):
