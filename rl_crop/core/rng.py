@@ -4,6 +4,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -76,12 +77,17 @@ def undisturbed(*modules: th.nn.Module, training: bool = False) -> Iterator[None
             yield
     finally:
         for owner, before in zip(owners, attributes, strict=True):
-            if any(vars(owner).get(name, owner) is not value for name, value in before.items()) or len(vars(owner)) > len(
-                before
-            ):
-                vars(owner).clear()
-                vars(owner).update(before)
+            _restore_attributes(vars(owner), before)
         for (owner, name, buffer), content in zip(kept, contents, strict=True):
             owner._buffers[name] = buffer
             if buffer is not None and content is not None and not th.equal(buffer, content):
                 buffer.data = content
+
+
+def _restore_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:
+    """What a forward pass has computed and left as an attribute (a weight, of its norm and direction) stays computed."""
+    for name in now.keys() - before.keys():
+        del now[name]
+    for name, value in before.items():
+        if now.get(name, now) is not value and not (isinstance(value, th.Tensor) and not value.is_leaf):
+            now[name] = value

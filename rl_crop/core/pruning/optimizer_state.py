@@ -29,13 +29,13 @@ def cut_optimizers(
     for optimizer in with_inner(optimizers):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         touched = [parameter for parameter in parameters if parameter in cuts]
-        if not touched:
-            continue
-        _refuse_beside(optimizer, parameters)
         if isinstance(optimizer, th.optim.LBFGS):
             if optimizer.state:
                 raise PruningError(f"LBFGS keeps the history of all parameters in one vector: {REMEDY}")
             transaction.set_attribute(optimizer, "_numel_cache", None)
+        if not touched:
+            continue
+        _refuse_beside(optimizer, parameters)
         was = {id(parameter): cuts[parameter][1] if parameter in cuts else parameter.shape for parameter in parameters}
         held = []  # all is looked at before anything is cut: shapes beside one parameter tell of another
         for parameter in touched:

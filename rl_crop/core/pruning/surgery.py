@@ -166,7 +166,8 @@ def laid_out_like(tensor: th.Tensor, other: th.Tensor) -> th.Tensor:
     """:return: the tensor, its axes in memory in the order of the other's (``channels_last`` stays that)."""
     if other.layout != th.strided or tensor.dim() != other.dim():
         return tensor
-    order = sorted(range(other.dim()), key=lambda axis: -other.stride(axis))
+    strides = other.stride()
+    order = sorted(range(other.dim()), key=lambda axis: -strides[axis])
     return tensor.permute(order).contiguous().permute([order.index(axis) for axis in range(len(order))])
 
 
