@@ -69,16 +69,16 @@ def recorded_inputs(model: nn.Module, loss: Callable[[nn.Module, Any], Any] | No
     if loss is None:
         calls = [_flatten((batch[0] if isinstance(batch, (tuple, list)) else batch,), {}) for batch in batches]
     else:
-        handle = model.register_forward_pre_hook(
-            lambda module, args, kwargs: calls.append(_flatten(args, kwargs)), with_kwargs=True
-        )
-        try:
-            # Gradients stay on: a loss may take some of its own (a gradient penalty).
-            with isolated_rng(0), undisturbed(model), th.enable_grad():
+        # Gradients stay on: a loss may take some of its own (a gradient penalty).
+        with isolated_rng(0), undisturbed(model), th.enable_grad():
+            handle = model.register_forward_pre_hook(
+                lambda module, args, kwargs: calls.append(_flatten(args, kwargs)), with_kwargs=True
+            )
+            try:
                 for batch in batches:
                     called(loss, model, batch)
-        finally:
-            handle.remove()
+            finally:
+                handle.remove()
     return _joined(calls)
 
 

@@ -18,7 +18,7 @@ from rl_crop.core.pruning.planning import make_plan
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.settings import Settings, Target, is_auto
 from rl_crop.core.pruning.steps import apply_at_once, apply_steps, step_targets
-from rl_crop.core.rng import eval_mode, isolated_rng
+from rl_crop.core.rng import eval_mode, isolated_rng, turn
 
 ModelLoss = Callable[[nn.Module, Any], th.Tensor]
 NOT_CALLED = (
@@ -27,6 +27,7 @@ NOT_CALLED = (
 )
 
 
+@turn()
 def plan_pruning(
     model: nn.Module,
     loss: ModelLoss | None,
@@ -105,6 +106,7 @@ def module_subject(
     )
 
 
+@turn()
 def prune_model(
     model: nn.Module,
     loss: ModelLoss | None,

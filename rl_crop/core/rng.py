@@ -1,7 +1,9 @@
 """Work that leaves no trace: global random generators, modes and buffers are afterwards as before."""
 
+import os
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -9,32 +11,45 @@ from typing import Any
 import numpy as np
 import torch as th
 
+_TURNS = [threading.RLock()]
+"""Generators and modes are one for all threads: a block that changes them waits for that of another thread."""
+if hasattr(os, "register_at_fork"):  # in a child nobody is left to release the old one
+    os.register_at_fork(after_in_child=lambda: _TURNS.__setitem__(0, threading.RLock()))
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """Plan, or change, in a block (or in a function that this decorates) while no other thread does."""
+    with _TURNS[0]:
+        yield
+
 
 @contextmanager
 def isolated_rng(seed: int | None = None) -> Iterator[None]:
     """
-    Run a block with its own random numbers and put every global generator back afterwards.
+    Run a block with its own random numbers and put every global generator back afterwards. One thread at a time does so.
 
     :param seed: seeds Python's, numpy's and torch's generators inside the block; ``None`` lets the
         block start from where the generators stand.
     """
-    states = random.getstate(), np.random.get_state(), th.get_rng_state()
-    # Asking for the states would start CUDA in a process that does not use it (and could then no longer fork).
-    cuda_states = th.cuda.get_rng_state_all() if th.cuda.is_initialized() else []
-    try:
-        if seed is not None:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            th.default_generator.manual_seed(seed)
+    with _TURNS[0]:
+        states = random.getstate(), np.random.get_state(), th.get_rng_state()
+        # Asking for the states would start CUDA in a process that does not use it (and could then no longer fork).
+        cuda_states = th.cuda.get_rng_state_all() if th.cuda.is_initialized() else []
+        try:
+            if seed is not None:
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+                th.default_generator.manual_seed(seed)
+                if cuda_states:
+                    th.cuda.manual_seed_all(seed)
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            th.set_rng_state(states[2])
             if cuda_states:
-                th.cuda.manual_seed_all(seed)
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        th.set_rng_state(states[2])
-        if cuda_states:
-            th.cuda.set_rng_state_all(cuda_states)
+                th.cuda.set_rng_state_all(cuda_states)
 
 
 @contextmanager
@@ -47,16 +62,17 @@ def eval_mode(*modules: th.nn.Module, training: bool = False) -> Iterator[None]:
     :param modules: the root modules.
     :param training: put them in training mode instead.
     """
-    modes = [(child, child.training) for module in modules for child in module.modules()]
-    compiler = "torch._dynamo" in sys.modules and hasattr(th.compiler, "set_stance")  # else nothing has been compiled
-    try:
-        for module in modules:
-            module.train() if training else module.eval()
-        with th.compiler.set_stance("force_eager") if compiler else nullcontext():
-            yield
-    finally:
-        for child, mode in modes:
-            child.training = mode
+    with _TURNS[0]:  # else another thread takes the mode of meanwhile for a module's own
+        modes = [(child, child.training) for module in modules for child in module.modules()]
+        compiler = "torch._dynamo" in sys.modules and hasattr(th.compiler, "set_stance")  # else nothing has been compiled
+        try:
+            for module in modules:
+                module.train() if training else module.eval()
+            with th.compiler.set_stance("force_eager") if compiler else nullcontext():
+                yield
+        finally:
+            for child, mode in modes:
+                child.training = mode
 
 
 @contextmanager
@@ -68,20 +84,21 @@ def undisturbed(*modules: th.nn.Module, training: bool = False) -> Iterator[None
     :param modules: the root modules.
     :param training: run them in training mode instead.
     """
-    owners = [child for module in modules for child in module.modules()]
-    attributes = [dict(vars(owner)) for owner in owners]
-    kept = [(owner, name, buffer) for owner in owners for name, buffer in owner._buffers.items()]
-    contents = [None if buffer is None or buffer.layout != th.strided else buffer.detach().clone() for *_, buffer in kept]
-    try:
-        with eval_mode(*modules, training=training):
-            yield
-    finally:
-        for owner, before in zip(owners, attributes, strict=True):
-            _restore_attributes(vars(owner), before)
-        for (owner, name, buffer), content in zip(kept, contents, strict=True):
-            owner._buffers[name] = buffer
-            if buffer is not None and content is not None and not th.equal(buffer, content):
-                buffer.data = content
+    with _TURNS[0]:
+        owners = [child for module in modules for child in module.modules()]
+        attributes = [dict(vars(owner)) for owner in owners]
+        kept = [(owner, name, buffer) for owner in owners for name, buffer in owner._buffers.items()]
+        contents = [None if buffer is None or buffer.layout != th.strided else buffer.detach().clone() for *_, buffer in kept]
+        try:
+            with eval_mode(*modules, training=training):
+                yield
+        finally:
+            for owner, before in zip(owners, attributes, strict=True):
+                _restore_attributes(vars(owner), before)
+            for (owner, name, buffer), content in zip(kept, contents, strict=True):
+                owner._buffers[name] = buffer
+                if buffer is not None and content is not None and not th.equal(buffer, content):
+                    buffer.data = content
 
 
 def _restore_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from rl_crop.core.pruning.planning import make_plan, trace
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.settings import Settings, Target, check_counts, check_names_any, check_sparsity, is_auto
 from rl_crop.core.pruning.steps import apply_at_once, apply_steps, step_targets
+from rl_crop.core.rng import turn
 from rl_crop.sb3.adapters import describe, unwrap
 from rl_crop.sb3.batches import as_samples
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches
@@ -30,6 +31,7 @@ from rl_crop.sb3.subject import policy_subject
 Loss = Callable[[Any, Any], th.Tensor]
 
 
+@turn()
 def plan_policy_pruning(
     model_or_policy: BaseAlgorithm | BasePolicy,
     sparsity: Target | None = None,
@@ -93,6 +95,7 @@ def plan_policy_pruning(
     return (make_plan if chosen.structured else make_mask_plan)(subject, targets, chosen)
 
 
+@turn()
 def prune_policy(
     model_or_policy: BaseAlgorithm | BasePolicy, sparsity: Target | None = None, *, schedule: str = "one_shot", **keywords: Any
 ) -> PruningReport:

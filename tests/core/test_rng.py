@@ -1,11 +1,19 @@
+import os
 import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch as th
 from torch import nn
 
+from rl_crop.core.errors import PruningError
+from rl_crop.core.prune import plan_pruning, prune_model
 from rl_crop.core.rng import eval_mode, isolated_rng, undisturbed
+from tests.zoo.networks import batches, mlp, mse
+from tests.zoo.snapshots import same
 
 
 def draw():
@@ -83,3 +91,90 @@ def test_a_module_without_an_evaluation_mode_is_left_as_it_was():
     with pytest.raises(NotImplementedError), eval_mode(model):
         pass
     assert all(module.training for module in model.modules())
+
+
+class Stubborn(nn.Linear):
+    """Refuses evaluation mode."""
+
+    def train(self, mode=True):
+        if not mode:
+            raise RuntimeError("no evaluation mode")
+        return super().train(mode)
+
+
+def test_modes_come_back_where_evaluation_mode_is_refused_while_planning():
+    model = nn.Sequential(nn.Dropout(), Stubborn(2, 2), nn.Dropout())
+    generators = draw_nothing()
+    with pytest.raises((RuntimeError, PruningError), match="no evaluation mode"):
+        plan_pruning(model, mse, batches((2,), 2), 0.5, structured=False)
+    assert all(module.training for module in model.modules()) and draw_nothing() == generators
+
+
+def draw_nothing():
+    """Where every generator stands."""
+    return random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_threads_that_plan_at_once_leave_generators_and_modes_and_find_the_same(shared):
+    models = [nn.Sequential(nn.Linear(3, 8), nn.Dropout(), nn.ReLU(), nn.Linear(8, 2)) for _ in range(1 if shared else 4)]
+    data, criteria = batches(n=16), ["random", "crop", "span", "synflow"]
+
+    def plan(number):
+        model = models[number % len(models)]
+        return plan_pruning(model, mse, data, 0.5, criterion=criteria[number % 4], seed=number).keep
+
+    alone, generators = [plan(number) for number in range(8)], draw_nothing()
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(plan, range(8)))
+    assert draw_nothing() == generators and all(module.training for model in models for module in model.modules())
+    assert all(same(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_threads_that_prune_one_model_at_once_do_so_one_after_the_other():
+    model = mlp((3, 16, 2))
+    optimizer = th.optim.Adam(model.parameters())
+    plans = [plan_pruning(model, mse, batches(), 0.5, optimizers=[optimizer], seed=seed) for seed in range(3)]
+
+    def apply(plan):
+        try:
+            return plan.apply().n_params_after
+        except PruningError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(apply, plans))
+    assert sum(isinstance(each, int) for each in found) == 1, found
+    with ThreadPoolExecutor(4) as threads:
+        shares = list(
+            threads.map(lambda n: prune_model(model, mse, batches(), 0.2, optimizers=[optimizer]).sparsity, range(2))
+        )
+    assert len(shares) == 2
+    mse(model, batches()[0]).backward()
+    optimizer.step()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_process_forked_while_another_thread_plans_does_not_wait_for_it():
+    inside, leave = threading.Event(), threading.Event()
+
+    def occupy():
+        with isolated_rng(0):
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=occupy)
+    thread.start()
+    inside.wait(10)
+    child = os.fork()
+    if child == 0:
+        with isolated_rng(0):
+            os._exit(0)
+    try:
+        deadline = time.monotonic() + 10
+        while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert done == (child, 0)
+    finally:
+        leave.set()
+        thread.join()

@@ -13,11 +13,11 @@ import torch as th
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import Group
-from rl_crop.core.graph.tracer import tensors_in
 from rl_crop.core.importance.context import GRADIENT_FREE, Criterion, ImportanceContext, Saliency, sum_over_slices, unit_scores
 from rl_crop.core.importance.curvature import gradient, hessian_gradient_product
 from rl_crop.core.importance.obs import errors_along, readers_of, removal_order
 from rl_crop.core.importance.redundancy import pivoted_energies
+from rl_crop.core.importance.synflow import synflow
 
 
 def crop(context: ImportanceContext) -> Saliency:
@@ -130,37 +130,6 @@ def random(context: ImportanceContext) -> Saliency:
     if context.keep is not None:
         return {name: th.from_numpy(generator.random(tuple(tensor.shape))) for name, tensor in context.parameters.items()}
     return {group.name: generator.random(group.n_units) for group in context.groups}
-
-
-def synflow(context: ImportanceContext) -> Saliency:
-    """
-    |θ ∂R/∂θ| for R the summed outputs on inputs of ones, all parameters of the networks made positive: data-free (SynFlow,
-    NeurIPS 2020). A norm's running mean, which is subtracted, becomes negative, so that nothing stops the flow.
-    """
-    every = {**context.tensors, **context.parameters}
-    every = {name: tensor for name, tensor in every.items() if tensor.is_floating_point()}
-    tensors = {name: every[name] for name in context.parameters if name in every}
-    kept = {name: (tensor.data, tensor.requires_grad) for name, tensor in every.items()}
-    try:
-        for name, tensor in every.items():
-            is_mean = name.endswith("_mean") and not isinstance(tensor, th.nn.Parameter)
-            tensor.data = -tensor.data.abs() if is_mean else tensor.data.abs()
-        for tensor in tensors.values():
-            tensor.requires_grad_(True)
-        with th.enable_grad():
-            outputs = [out for out in tensors_in(context.forward_on_ones()) if out.requires_grad]
-            if not outputs:
-                raise PruningError("synflow: the outputs do not depend on any parameter.")
-            flow = th.stack([out.sum() for out in outputs]).sum()
-            grads = th.autograd.grad(flow, list(tensors.values()), allow_unused=True)
-        saliency = {name: th.zeros_like(tensor) for name, tensor in context.parameters.items()}
-        flows = {
-            name: (t.data * grad).abs() for (name, t), grad in zip(tensors.items(), grads, strict=True) if grad is not None
-        }
-        return saliency | flows
-    finally:
-        for name, tensor in every.items():
-            tensor.data, tensor.requires_grad = kept[name]
 
 
 def span(context: ImportanceContext) -> Saliency:

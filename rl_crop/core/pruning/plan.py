@@ -18,7 +18,7 @@ from rl_crop.core.pruning.optimizer_state import cut_optimizers, forget
 from rl_crop.core.pruning.report import PruningReport, summary_lines, table, unit_notes
 from rl_crop.core.pruning.settings import Settings
 from rl_crop.core.pruning.surgery import Cuts, Transaction, cut, update_sizes
-from rl_crop.core.rng import eval_mode, isolated_rng
+from rl_crop.core.rng import eval_mode, isolated_rng, turn
 from rl_crop.optional import require
 
 TRACE_BATCH = 2
@@ -126,6 +126,7 @@ class PruningPlan:
     def _narrow(self) -> tuple[str, ...]:
         return (*self.notes, *unit_notes(self._widths))
 
+    @turn()
     def apply(self, transaction: Transaction | None = None) -> PruningReport:
         """
         Cut and compensate, with the weights of this moment.

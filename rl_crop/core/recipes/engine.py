@@ -28,6 +28,7 @@ from rl_crop.core.recipes.state import Change, State
 from rl_crop.core.recipes.strategies import StrategyOptions, multiply
 from rl_crop.core.recipes.timetable import Limits, Timetable
 from rl_crop.core.recipes.triggers import TRIGGERS, TriggerOptions, Watched
+from rl_crop.core.rng import turn
 
 Batches = Callable[[], Sequence[Any]]
 """Makes scoring batches when they are asked for."""
@@ -148,7 +149,7 @@ class PruningEngine:
         :return: the change, if anything was due.
         :raises PruningError: something cannot be done as asked, or not yet (no data); everything is as before.
         """
-        with explained("Pruning failed", "everything is as before"):
+        with turn(), explained("Pruning failed", "everything is as before"):
             return None if self.finished else self._update(now, batches, record)
 
     def _update(self, now: float, batches: Batches, record: Record | None) -> Change | None:
