@@ -1,5 +1,7 @@
 """An exception that ends a call of ``learn`` leaves nothing behind that acts: no shrinking, no noise, no pending cut."""
 
+import gc
+
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
@@ -69,6 +71,12 @@ def test_there_is_no_noise_any_longer(error, between):
         128, reset_num_timesteps=False, callback=rl_crop.PruningCallback(0.5, recipe="bridgeout", verbose=0, **SCORING)
     )
     assert len(model.pruning_history) == 1 and not is_noisy(model)
+    assert not [hooks for layer in model.policy.modules() for hooks in layer._forward_pre_hooks.values()]
+
+
+def test_no_hook_is_left_when_a_dead_run_is_collected():
+    model = interrupted("ppo_discrete", "bridgeout")
+    gc.collect()
     assert not [hooks for layer in model.policy.modules() for hooks in layer._forward_pre_hooks.values()]
 
 

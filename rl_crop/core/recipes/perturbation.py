@@ -14,6 +14,7 @@ import torch as th
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from rl_crop.core.graph.groups import Group, Slot, module_of, named_tensors
 from rl_crop.core.model import Subject
@@ -39,7 +40,7 @@ def computed(modules: Iterable[nn.Module], functions: Iterable[tuple[th.Tensor, 
         for layer in module.modules():
             for name, tensor in [*layer._parameters.items(), *layer._buffers.items()]:
                 owners[id(tensor)][id(layer), name] = layer
-    handles = []
+    handles: list[RemovableHandle] = []
     for (_, name), layer, function in [(*owner, function) for t, function in functions for owner in owners[id(t)].items()]:
 
         def put(layer: nn.Module, inputs: Any, name: str = name, function: Function = function) -> None:
@@ -49,6 +50,8 @@ def computed(modules: Iterable[nn.Module], functions: Iterable[tuple[th.Tensor, 
         def take(layer: nn.Module, inputs: Any, outputs: Any, name: str = name) -> None:
             layer.__dict__.pop(name, None)
 
+        # The layer holds its handles: those of a dead run, collected with it, would no longer know where they are registered.
+        put.handles = handles  # type: ignore[attr-defined]
         handles += [layer.register_forward_pre_hook(put), layer.register_forward_hook(take, always_call=True)]
     try:
         yield
