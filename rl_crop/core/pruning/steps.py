@@ -88,8 +88,7 @@ def apply_steps(
                 continue  # what masks are asked for counts what is masked already
             for name, share in plan.budget_sparsity.items():
                 left[name] = left.get(name, 1.0) * (1.0 - share)
-        report = recorded(merge_reports(reports), transaction, record)
-    return report
+        return recorded(reports, transaction, record)
 
 
 def apply_at_once(plan: PruningPlan, schedule: str, record: Record | None = None) -> PruningReport:
@@ -104,12 +103,13 @@ def apply_at_once(plan: PruningPlan, schedule: str, record: Record | None = None
     if schedule != "one_shot":
         raise PruningError(f"schedule={schedule!r} needs a sparsity: a size or a budget is met in one step.")
     with Transaction() as transaction:
-        return recorded(plan.apply(transaction), transaction, record)
+        return recorded([plan.apply(transaction)], transaction, record)
 
 
-def recorded(report: PruningReport, transaction: Transaction, record: Record | None) -> PruningReport:
-    """:return: the report, once it is recorded; what goes wrong there undoes the transaction."""
+def recorded(reports: Sequence[PruningReport], transaction: Transaction, record: Record | None) -> PruningReport:
+    """:return: one report over all, once it is recorded; what goes wrong there undoes the transaction."""
     with explained("The cut could not be recorded", "everything was put back"):
+        report = merge_reports(reports)
         if record is not None:
             record(report, transaction)
     return report
@@ -130,6 +130,8 @@ def _rest(target: Shares, left: Mapping[str, float]) -> Shares:
 
 def merge_reports(reports: Sequence[PruningReport]) -> PruningReport:
     """:return: one report from before the first cut to after the last."""
+    if len(reports) == 1:
+        return reports[0]
     first, last = reports[0], reports[-1]
     remaining = {name: 1.0 for report in reports for name in report.sparsity}
     for report in reports:
