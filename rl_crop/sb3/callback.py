@@ -282,7 +282,6 @@ class PruningCallback(BaseCallback):
         self._state.record(change, transaction, learning_rate_factor=factor)
         scale_learning_rate(self.model, factor, transaction)
         if self.engine.recipe.n_events is not None or change.finished:
-            transaction.set_attribute(self.memory, "parts", [])  # it was collected by another network
             keep_dense_best(self.locals.get("callback"), len(self._state.events) - 1, transaction)
         transaction.keep_attributes(self.model, "pruning_state")
         self._write()
