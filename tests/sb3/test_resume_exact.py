@@ -30,7 +30,9 @@ def plain(algorithm, env_id, n_envs=1, **keywords):
 REPLAY = {"learning_starts": 32, "batch_size": 32, "train_freq": 4, "buffer_size": 1000}
 RUNS = {
     "ppo": lambda: ppo(learning_rate=slowing),
-    "ppo_normalized": lambda: ppo("Pendulum-v1", env={"n_envs": 2, "normalize": True}, n_steps=32, learning_rate=slowing),
+    "ppo_normalized": lambda: ppo(
+        {"env_id": "Pendulum-v1", "n_envs": 2, "normalize": True}, n_steps=32, learning_rate=slowing
+    ),
     "a2c": lambda: plain(A2C, "CartPole-v1", n_envs=2, n_steps=8),
     "sac": lambda: sac(learning_rate=slowing),
     "sac_normalized": lambda: sac(env={"n_envs": 2, "normalize": True}, learning_rate=slowing, gradient_steps=2),
