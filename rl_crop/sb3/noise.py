@@ -13,7 +13,8 @@ import torch as th
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from torch import nn
 
-from rl_crop.core.graph.tracer import LayerObserver, no_grad_trace
+from rl_crop.core.graph.observer import LayerObserver
+from rl_crop.core.graph.tracer import no_grad_trace
 from rl_crop.core.pruning.surgery import Transaction
 
 LARGEST = 10.0

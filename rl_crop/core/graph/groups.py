@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.propagation import propagate
+from rl_crop.core.graph.recurrence import own_states
 from rl_crop.core.graph.tracer import LabelTracer, no_grad_trace
 from rl_crop.core.rng import eval_mode
 
@@ -46,11 +47,16 @@ class Group:
     :param name: the first producing module, by ``named_modules()`` name.
     :param n_units: number of units.
     :param slots: everything that is cut with them.
+    :param outputs: the units' places among the outputs of the first producing module (of a recurrent one, among its hidden
+        units), shape (n_units, k).
+    :param least: units that must stay.
     """
 
     name: str
     n_units: int
     slots: tuple[Slot, ...]
+    outputs: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int64), repr=False)
+    least: int = 1
 
     def tensors(self, role: str) -> list[str]:
         """:return: names of the tensors in which the group has the given role, each once, in order."""
@@ -60,7 +66,7 @@ class Group:
     def makers(self) -> frozenset[str]:
         """Names of the weights and (where there are any) the biases that make the units' pre-activations."""
         weights = self.tensors("out")
-        return frozenset([*weights, *(name.removesuffix("weight") + "bias" for name in weights)])
+        return frozenset([*weights, *(_bias_of(name) for name in weights)])
 
 
 @dataclass(frozen=True)
@@ -72,16 +78,20 @@ class DependencyGraph:
     :param untouched: layers with no unit of their own, with the reason.
     :param applications: how often each linear or convolution weight is applied for one observation.
     :param shapes: shape of every parameter and buffer at the time of the trace.
+    :param recurrent: those among the weights that recurrent layers hold.
+    :param feedback: those among these that read what their own layer gave out a step before.
     """
 
     groups: dict[str, Group]
     untouched: dict[str, str]
     applications: dict[str, float]
     shapes: dict[str, tuple[int, ...]] = field(repr=False)
+    recurrent: frozenset[str] = frozenset()
+    feedback: frozenset[str] = frozenset()
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of linear and convolution layers for one observation; masked weights count as others."""
+        """Floating-point operations of linear, convolution and recurrent layers for one observation, also where masked."""
         return round(sum(2 * count * math.prod(self.shapes[name]) for name, count in self.applications.items()))
 
     def slots_of(self, tensor: str) -> list[tuple[Group, Slot]]:
@@ -97,6 +107,11 @@ def named_tensors(model: th.nn.Module) -> dict[str, th.Tensor]:
 def module_of(tensor_name: str) -> str:
     """:return: the qualified name of the module that owns a parameter or buffer."""
     return tensor_name.rpartition(".")[0]
+
+
+def _bias_of(weight: str) -> str:
+    owner, _, name = weight.rpartition(".")
+    return f"{owner}.{name.replace('weight', 'bias')}" if owner else name.replace("weight", "bias")
 
 
 def find_units(
@@ -127,7 +142,7 @@ def find_units(
     tracer = LabelTracer(tensors, propagate)
     for name, why in (fixed or {}).items():
         tracer.freeze_tensor(tensors[name], why)
-    with eval_mode(model), no_grad_trace(tracer):
+    with eval_mode(model), own_states(model, tracer.own_states), no_grad_trace(tracer):
         for why, forward in (pinned or {}).items():
             tracer.freeze_all(_outputs(forward), why)
         tracer.applications.clear()  # a layer that runs for its size alone is no further application
@@ -184,7 +199,7 @@ def _build(tracer: LabelTracer, tensors: Mapping[str, th.Tensor], batch_size: in
             by_signature[signature].append(position[rows])
         else:
             why.setdefault(unit, UNREACHED)
-    groups = _groups(by_signature, axes, roles, list(tracer.applications))
+    groups = _groups(by_signature, axes, roles, tracer)
     sliced = {slot.tensor for group in groups.values() for slot in group.slots if slot.role != "in"}
     untouched: dict[str, str] = {}
     for name, tensor in tensors.items():
@@ -192,7 +207,8 @@ def _build(tracer: LabelTracer, tensors: Mapping[str, th.Tensor], batch_size: in
             reasons = [why.get(int(unit), UNREACHED) for unit in unit_of[tracer.axes_of[name][0]]]
             untouched.setdefault(module_of(name) or name, max(set(reasons), key=reasons.count))
     applications = {name: count / batch_size for name, count in tracer.applications.items()}
-    return DependencyGraph(groups, untouched, applications, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return DependencyGraph(groups, untouched, applications, shapes, frozenset(tracer.gates), frozenset(tracer.feedback))
 
 
 def _role(tracer: LabelTracer, name: str, axis: int) -> str:
@@ -205,9 +221,9 @@ def _groups(
     by_signature: dict[tuple[int, ...], list[np.ndarray]],
     axes: list[tuple[str, int]],
     roles: list[str],
-    forward_order: list[str],
+    tracer: LabelTracer,
 ) -> dict[str, Group]:
-    rank = {name: place for place, name in enumerate(forward_order)}
+    rank = {name: place for place, name in enumerate(tracer.applications)}
     found = []
     for signature, positions in by_signature.items():
         table = np.array(sorted(row.tolist() for row in positions))
@@ -220,11 +236,13 @@ def _groups(
         first = next(slot for slot in slots if slot.role == "out" and slot.tensor == producers[0])
         order = np.argsort(first.index[:, 0])
         slots = [Slot(slot.tensor, slot.axis, slot.index[order], slot.role) for slot in slots]
-        found.append((rank[producers[0]], int(first.index.min()), producers[0], tuple(slots)))
+        outputs = first.index[order, : first.index.shape[1] // tracer.gates.get(producers[0], 1)]
+        found.append((rank[producers[0]], int(first.index.min()), producers[0], tuple(slots), outputs))
     groups: dict[str, Group] = {}
-    for _, _, producer, slots_ in sorted(found, key=lambda item: item[:2]):
+    for _, _, producer, slots_, outputs in sorted(found, key=lambda item: item[:2]):
         name = module_of(producer)
         if name in groups:  # one layer's outputs that go separate ways (a chunk)
             name = f"{name}[{sum(other.split('[')[0] == name for other in groups)}]"
-        groups[name] = Group(name, len(slots_[0].index), slots_)
+        least = max(tracer.least.get(slot.tensor, 1) for slot in slots_ if slot.role == "out")
+        groups[name] = Group(name, len(slots_[0].index), slots_, outputs, least)
     return groups

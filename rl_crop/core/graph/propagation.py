@@ -8,6 +8,7 @@ import torch as th
 import torch.nn.functional as F  # noqa: N812
 
 from rl_crop.core.graph.rearranging import MOVES, rearrange
+from rl_crop.core.graph.recurrence import label_recurrent, recurrent_call
 from rl_crop.core.graph.tracer import LAYER_CALLS, Axes, LabelTracer, channel_axis, layer_arguments
 
 INPUT = "reads the network's inputs"
@@ -37,6 +38,8 @@ def _follow(
     """:return: whether there is a rule for this call."""
     if func in LAYER_CALLS:
         _layer(tracer, layer_arguments(args, kwargs), out)
+    elif (call := recurrent_call(func, args)) is not None:
+        label_recurrent(tracer, call, out, INPUT)
     elif func in _CHANNEL_RULES:
         _CHANNEL_RULES[func](tracer, args, kwargs, out)
     elif name in _ELEMENTWISE:
@@ -45,6 +48,8 @@ def _follow(
         return rearrange(tracer, func, name, args, kwargs, out, labelled)
     elif name in _POOLS:
         _keep_channels(tracer, args[0], out, -1 - int(_digits(name)))
+    elif name in ("pack_padded_sequence", "pad_packed_sequence"):
+        _keep_features(tracer, args[0], out)
     elif name in ("interpolate", "upsample"):
         _keep_channels(tracer, args[0], out, 1)
     elif name == "pad":
@@ -209,6 +214,14 @@ def _keep_channels(tracer: LabelTracer, x: th.Tensor, out: Any, channel: int) ->
         new: list[np.ndarray | None] = [None] * tensor.dim()
         new[channel] = axes[channel]
         tracer.label(tensor, tuple(new))
+
+
+def _keep_features(tracer: LabelTracer, x: th.Tensor, out: tuple[th.Tensor, th.Tensor]) -> None:
+    """Packing rearranges steps; the last axis stays that of features."""
+    *others, features = tracer.axes(x) or (None,) * x.dim()
+    for axis in others:
+        tracer.freeze(axis, FIXED)
+    tracer.label(out[0], (*[None] * (out[0].dim() - 1), features))
 
 
 def _pad(tracer: LabelTracer, x: th.Tensor, widths: Sequence[int], out: th.Tensor) -> None:

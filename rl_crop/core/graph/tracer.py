@@ -4,8 +4,8 @@ Which slices of which parameters belong together, found by running the network o
 Every axis of every parameter and buffer carries one label an index. While the network runs, each torch
 call that it makes says which labels must be cut together (a linear layer ties its columns to the
 features it receives, an addition ties its two operands) and which cannot be cut at all (raw inputs,
-outputs, and whatever goes through a call that is not known here). What a call does inside stays
-its own affair, so an LSTM or an attention block is left whole and named as the reason.
+outputs, and whatever goes through a call that is not known here). What a call without a rule does
+inside stays its own affair, so that its inputs are left whole and it is named as the reason.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +45,12 @@ class LabelTracer(TorchFunctionMode):
         self.applications: dict[str, int] = {}
         self.producer_axis: dict[str, int] = {}
         self.consumer_axis: dict[str, int] = {}
+        # Weights of recurrent layers with the gates of a unit, those that read what their layer gave out a step before, the
+        # units that must stay of those that a weight produces, and the weights (by id) whose layers make their own states.
+        self.gates: dict[str, int] = {}
+        self.feedback: set[str] = set()
+        self.least: dict[str, int] = {}
+        self.own_states: set[int] = set()
         for name, tensor in tensors.items():
             axes = tuple(self._fresh(size) for size in tensor.shape)
             self.axes_of[name] = axes
@@ -101,47 +107,6 @@ class LabelTracer(TorchFunctionMode):
         """State that no tensor anywhere in a nested structure can be cut (a network's outputs)."""
         for tensor in tensors_in(structure):
             self.freeze_tensor(tensor, why)
-
-
-class LayerObserver(TorchFunctionMode):
-    """
-    Shows a function every linear and convolution call, before it is made, while the mode is active.
-
-    :param weights: name by ``id`` of the weights to watch.
-    :param before: called with (name, input, weight, bias, call); ``call()`` computes the layer's output, with which the
-        model then goes on, so that nothing may change what it is computed of; ``call(input=..., weight=..., bias=...)`` what
-        it would be with others.
-    """
-
-    def __init__(self, weights: dict[int, str], before: Callable[..., None]) -> None:
-        super().__init__()
-        self.weights = weights
-        self.before = before
-
-    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in LAYER_CALLS:
-            bound = layer_arguments(args, kwargs)
-            name = self.weights.get(id(bound["weight"]))
-            if name is not None:
-                rest = args[3:]
-                outputs: list[th.Tensor] = []
-
-                def call(**replaced: Any) -> th.Tensor:
-                    if outputs and not replaced:
-                        return outputs[0]
-                    now = {key: replaced.get(key, bound[key]) for key in ("input", "weight", "bias")}
-                    options = {key: value for key, value in kwargs.items() if key not in now}
-                    out = func(now["input"], now["weight"], now["bias"], *rest, **options)
-                    if not replaced:
-                        outputs.append(out)
-                    return out
-
-                with th.no_grad():  # a model may switch gradients on for a part of its forward pass
-                    self.before(name, bound["input"], bound["weight"], bound["bias"], call)
-                if outputs and not th.is_grad_enabled():
-                    return outputs[0]
-        return func(*args, **kwargs)
 
 
 LAYER_CALLS = frozenset({th.nn.functional.linear, th.nn.functional.conv1d, th.nn.functional.conv2d, th.nn.functional.conv3d})

@@ -9,7 +9,8 @@ import torch as th
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import DependencyGraph, Group
-from rl_crop.core.graph.tracer import LayerObserver, channel_axis, no_grad_trace
+from rl_crop.core.graph.observer import LayerObserver
+from rl_crop.core.graph.tracer import channel_axis, no_grad_trace
 from rl_crop.core.model import Subject
 
 DORMANT = 0.025

@@ -246,6 +246,10 @@ def _losses(context: ImportanceContext, importance: Mapping[str, np.ndarray]) ->
     received, scores = context.received(context.groups), {}
     for group in context.groups:
         readers = readers_of(group, received[group.name], context.parameters, importance)
+        if not readers:
+            raise PruningError(
+                f"What reads the units of {group.name!r} cannot be looked at: use a criterion without activations."
+            )
         order = removal_order(readers)
         scores[group.name] = np.empty(group.n_units)
         score = 0.0

@@ -10,7 +10,8 @@ import torch as th
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import Group
-from rl_crop.core.graph.tracer import LayerObserver, no_grad_trace
+from rl_crop.core.graph.observer import LayerObserver
+from rl_crop.core.graph.tracer import no_grad_trace
 from rl_crop.core.importance.activations import patches_of
 from rl_crop.core.model import Subject
 from rl_crop.core.pruning.compensation import ROUNDING, ridge_strength

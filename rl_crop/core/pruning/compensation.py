@@ -15,7 +15,8 @@ import torch as th
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import DependencyGraph, module_of
-from rl_crop.core.graph.tracer import LayerObserver, channel_axis, no_grad_trace
+from rl_crop.core.graph.observer import LayerObserver
+from rl_crop.core.graph.tracer import channel_axis, no_grad_trace
 from rl_crop.core.importance.activations import patches_of, rows_of
 from rl_crop.core.pruning.surgery import Transaction, keep_index
 
@@ -62,6 +63,9 @@ class Compensator:
                 for name in group.tensors("in"):
                     if name in tensors:
                         self.rows_kept[name] = keep_index(graph, name, kept).get(0)
+        # What weights receive of their own layer is not known before they are refitted: what the dense layer gave is taken.
+        self.columns_kept = {name: keep_index(graph, name, kept)[1] for name in self.rows_kept if name in graph.feedback}
+        self.inputs: dict[str, th.Tensor] = {}
         self.targets: dict[str, th.Tensor] = {}
         self.biases = {id(tensor) for tensor in tensors.values()}
         self.without_bias: list[str] = []
@@ -82,6 +86,8 @@ class Compensator:
             target = rows_of(output, channel_axis(weight), self.rows_kept[name])
             shared = target.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
             self.targets[name] = target.clone() if shared else target  # the model may write to its output
+            if name in self.columns_kept:
+                self.inputs[name] = rows_of(x, -1, self.columns_kept[name]).unsqueeze(1)
 
     def refit(self, transaction: Transaction) -> None:
         """
@@ -96,9 +102,8 @@ class Compensator:
             if name in pending:
                 pending.discard(name)
                 bias = bias if id(bias) in self.biases else None
-                new_weight, new_bias = _refit(
-                    patches_of(x, weight, call), self.targets[name], weight.detach(), bias, self.refit_weights
-                )
+                received = self.inputs[name] if name in self.inputs else patches_of(x, weight, call)
+                new_weight, new_bias = _refit(received, self.targets[name], weight.detach(), bias, self.refit_weights)
                 if not bool(th.isfinite(new_weight).all()):
                     raise PruningError(f"Compensation of {name!r} is not finite: nothing was pruned. Use compensation='none'.")
                 transaction.set_data(weight, new_weight)

@@ -27,7 +27,7 @@ def floors(groups: Sequence[Group], least: Mapping[str, float], multiple: int = 
     :param multiple: of what widths are to be; a narrower group stays whole.
     :return: the width, by name, below which no group may fall.
     """
-    wanted = {group.name: -(-max(int(least[group.name]), 1) // multiple) * multiple for group in groups}
+    wanted = {group.name: -(-max(int(least[group.name]), group.least) // multiple) * multiple for group in groups}
     return {group.name: min(group.n_units, wanted[group.name]) for group in groups}
 
 

@@ -17,7 +17,7 @@ from rl_crop.core.pruning.distillation import Distiller
 from rl_crop.core.pruning.optimizer_state import cut_optimizers, forget
 from rl_crop.core.pruning.report import PruningReport, summary_lines, table, unit_notes
 from rl_crop.core.pruning.settings import Settings
-from rl_crop.core.pruning.surgery import Cuts, Transaction, cut, update_sizes
+from rl_crop.core.pruning.surgery import Cuts, Transaction, cut, flatten_weights, update_sizes
 from rl_crop.core.rng import eval_mode, isolated_rng, turn
 from rl_crop.optional import require
 
@@ -206,6 +206,7 @@ class PruningPlan:
         if kind in REFITTING:
             forget(transaction, subject.optimizers, subject.parameters_beside(list(cuts)))
         subject.after_cut(transaction)
+        flatten_weights(module for copy in subject.copies for module in copy.modules)
         self._check_runs(dense)
         lost = sorted({name for repair in repairs for name in repair.without_bias})
         return tuple(f"{name} has no bias: a constant that it lost could not be restored" for name in lost)

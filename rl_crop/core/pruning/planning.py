@@ -189,7 +189,7 @@ def _describe(
     flops_gone = sum(Budget(graph, own, "flops").cost(widths) * sign for widths, sign in (({}, 1), (after, -1)))
     keep, before, widths = {}, {}, {}
     for name, units in kept.items():
-        index = next(slot for slot in graph.groups[name].slots if slot.role == "out").index
+        index = graph.groups[name].outputs
         keep[name] = np.sort(index[units].ravel())
         before[name], widths[name] = index.size, keep[name].size
     shares = {"total": own} if settings.scope == "global" else {

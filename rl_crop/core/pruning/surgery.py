@@ -213,6 +213,14 @@ def update_sizes(transaction: Transaction, roots: Iterable[nn.Module], changed: 
                         transaction.set_attribute(module, name, value)
 
 
+def flatten_weights(roots: Iterable[nn.Module]) -> None:
+    """Lay out the weights of recurrent layers one after the other, as the kernels of some devices want them."""
+    for root in roots:
+        for module in root.modules():
+            if isinstance(module, nn.RNNBase):
+                module.flatten_parameters()
+
+
 def _sizes(module: nn.Module) -> dict[str, Any]:
     weight = getattr(module, "weight", None)
     if isinstance(module, nn.Linear):
@@ -225,6 +233,13 @@ def _sizes(module: nn.Module) -> dict[str, Any]:
         return {"in_channels": inputs * groups, "out_channels": outputs, "groups": groups}
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and weight is not None:
         return {"normalized_shape": tuple(weight.shape)}
+    if isinstance(module, nn.RNNBase):
+        shapes = {name.partition("_l0")[0]: tensor.shape for name, tensor in module.named_parameters(recurse=False)}
+        cells = shapes["weight_hr" if module.proj_size else "weight_hh"]
+        projected = {"proj_size": cells[0]} if module.proj_size else {}
+        return {"input_size": shapes["weight_ih"][1], "hidden_size": cells[1], **projected}
+    if isinstance(module, nn.RNNCellBase):
+        return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     length = next((tensor.shape[0] for tensor in own if tensor.dim() == 1), None)
     counts = ("num_features", "num_channels", "num_parameters")

@@ -58,8 +58,6 @@ def tied_autoencoder():
 
 
 WHOLE = {  # what is left whole: the layers pruned all the same
-    "lstm": (lambda: chain(nn.LSTM(8, 8, batch_first=True), lambda odd, h: odd(h[:, None])[0][:, 0]), {"b"}),
-    "gru cell": (lambda: chain(nn.GRUCell(8, 8)), {"b"}),
     "attention": (lambda: chain(nn.MultiheadAttention(8, 2, batch_first=True), attention), {"b"}),
     "transformer": (
         lambda: chain(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), lambda odd, h: odd(h[:, None])[:, 0]),
@@ -77,6 +75,8 @@ WHOLE = {  # what is left whole: the layers pruned all the same
     "transposed convolution": (transposed, {"4"}),
 }
 CUT = {
+    "lstm": (lambda: chain(nn.LSTM(8, 8, batch_first=True), lambda odd, h: odd(h[:, None])[0][:, 0]), {"a", "odd", "b"}),
+    "gru cell": (lambda: chain(nn.GRUCell(8, 8)), {"a", "odd", "b"}),
     "checkpoint": (lambda: chain(nn.Linear(8, 8), lambda odd, h: checkpoint(odd, h, use_reentrant=False)), {"a", "odd", "b"}),
     "frozen layer": (lambda: chain(nn.Linear(8, 8).requires_grad_(False)), {"a", "odd", "b"}),
     "one unit": (lambda: chain(nn.Sequential(nn.Linear(8, 1), nn.Tanh(), nn.Linear(1, 8))), {"a", "b", "odd.0", "odd.2"}),

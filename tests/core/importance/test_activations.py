@@ -4,7 +4,8 @@ import torch as th
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from rl_crop.core.graph.tracer import LayerObserver, tensors_in
+from rl_crop.core.graph.observer import LayerObserver
+from rl_crop.core.graph.tracer import tensors_in
 from rl_crop.core.importance import activations
 from rl_crop.core.importance.activations import dormant_shares, patches_of, rows_of, unit_activations
 from rl_crop.core.prune import plan_pruning
