@@ -94,7 +94,8 @@ def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> DependencyGraph:
     runs = [lambda run=run: run(TRACE_BATCH) for run in subject.trained.runs]
     pinned = {why: (lambda run=run: run(TRACE_BATCH)) for why, run in subject.pinned.items()}
     whole = dict(subject.whole) | dict.fromkeys(ignore, "ignored on request")
-    fixed = beyond_reach(copy.tensors for copy in subject.copies)
+    modules = [module for copy in subject.copies for module in copy.modules]
+    fixed = beyond_reach((copy.tensors for copy in subject.copies), modules)
     return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, subject.ties, pinned, fixed)
 
 

@@ -154,3 +154,13 @@ def test_what_cannot_be_cut_is_left_whole(why):
     hidden, data = inner.b.hidden_size, batches(SEQUENCE, n=4)
     report = prune_model(model, lambda m, batch: m(batch[0])[1].square().mean() + m(batch[0])[0].square().mean(), data, 0.3)
     assert inner.b.hidden_size == hidden and model.d.out_features < 8 and why in report.untouched["inner.b"]
+
+
+def test_weights_that_lie_one_after_the_other_are_cut():
+    """As the kernels of some devices want them."""
+    model, data = NETWORKS["lstm"](), batches(SEQUENCE)
+    flat, start = th.cat([p.detach().reshape(-1) for p in model.b.parameters()]), 0
+    for parameter in model.b.parameters():
+        parameter.data = flat[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
+    assert prune_model(model, mse, data, 0.5, scope="layer").widths["b"][1] == model.b.hidden_size < 6
