@@ -7,6 +7,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
+from rl_crop.core.importance.batch_statistics import as_trained
 from rl_crop.core.importance.curvature import BatchLoss
 from rl_crop.core.pruning.surgery import Transaction
 
@@ -122,6 +123,11 @@ class Subject:
     def copies(self) -> tuple[Copy, ...]:
         """The trained copy and all mirrors."""
         return (self.trained, *self.mirrors)
+
+    def loss_of(self, network: Network) -> BatchLoss | None:
+        """:return: what a network's criterion differentiates: its loss, as it is trained where norms are at their start."""
+        copies = {id(child) for mirror in self.mirrors for module in mirror.modules for child in module.modules()}
+        return as_trained(network.loss, [module for module in self.root.modules() if id(module) not in copies])
 
     def parameters_beside(self, changed: Sequence[th.Tensor]) -> list[th.Tensor]:
         """:return: the tensors, in all copies, of every network that owns one of the changed ones."""

@@ -41,7 +41,7 @@ def element_scores(
     context = ImportanceContext(
         groups=(),
         parameters=weights,
-        loss=network.loss,
+        loss=subject.loss_of(network),
         batches=network.batches,
         forward_on_ones=lambda: [run(ones=True) for run in subject.trained.runs],
         activations=dict,

@@ -119,7 +119,7 @@ def _scores(
     context = ImportanceContext(
         groups=groups,
         parameters=parameters,
-        loss=network.loss,
+        loss=subject.loss_of(network),
         batches=network.batches,
         forward_on_ones=lambda: [run(ones=True) for run in subject.trained.runs],
         activations=activations,

@@ -14,6 +14,7 @@ class ScheduleOptions:
     :param n_events: events of ``"gradual"``.
     :param n_phases: sparse phases of ``"alternating"``, the last one of which stays.
     :param start: sparsity that ``"cubic"`` begins with.
+    :param reached: share of its time after which ``"cubic"`` is as sparse as asked; what regrows is exchanged until the end.
     :param n_steps: steps of ``inner="exponential"``.
     :param every: optimizer steps between two moves of masks, or changes of a penalty.
     """
@@ -21,8 +22,13 @@ class ScheduleOptions:
     n_events: int = 4
     n_phases: int = 5
     start: float = 0.0
+    reached: float = 1.0
     n_steps: int = 7
     every: int = 100
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.reached <= 1.0:
+            raise PruningError(f"reached={self.reached!r} must be in (0, 1]: it is a share of the schedule's time.")
 
 
 def gradual_sparsities(sparsity: float, n_events: int) -> list[float]:
@@ -95,7 +101,7 @@ SCHEDULES: dict[str, Schedule] = {
         ],
         lambda options: options.n_events,
     ),
-    "cubic": Schedule(lambda sparsity, x, options: cubic_sparsity(sparsity, options.start, x)),
+    "cubic": Schedule(lambda sparsity, x, options: cubic_sparsity(sparsity, options.start, x / options.reached)),
     "alternating": Schedule(
         lambda sparsity, x, options: alternating_sparsity(sparsity, x, options.n_phases),
         lambda options: 2 * options.n_phases - 1,

@@ -92,7 +92,7 @@ class PruningEngine:
         self.outcome = Outcome(recipe.structured)
         self.seconds = 0.0
         self._initial: dict[str, th.Tensor] = {}
-        self._n_changes = 0
+        self._n_changes, self._last = 0, False
         noise = recipe.perturbation == "bridgeout"
         perturb = (lambda: bridgeout(self._root, self.outcome.names, running=limits.running)) if noise else None
         self._hooks = StepHooks(self._after_step, perturb, limits.running)
@@ -161,6 +161,7 @@ class PruningEngine:
             self.start(self.subject_of([] if no_data else data()))
         if not self.timetable.begins(now, lambda: self._propose(data)):
             return None
+        self._last = self.timetable.at_end or now >= self.limits.length
         x = self._due_share(now)
         return None if x is None else self._change(x, data, record)
 
@@ -229,7 +230,7 @@ class PruningEngine:
         shuffle = self.recipe.of(ScoringOptions).shuffle and not self.recipe.structured
         return State(
             subject=subject, settings=settings, weights=self.weights, masks=outcome.masks, targets=self.targets, due=due,
-            gone=outcome.gone, x=x, first=first, shuffle=shuffle, initial=self._initial,
+            gone=outcome.gone, x=x, first=first, shuffle=shuffle, initial=self._initial, last=self._last,
             dense=outcome.dense[0] if outcome.dense else None,
         )  # fmt: skip
 

@@ -30,7 +30,8 @@ def _weights(criterion: str, **parts: Any) -> Recipe:
 
 def _dynamic(regrow: str, **parts: Any) -> Recipe:
     """Sparse from the start; a share of the least weights moves."""
-    return _weights("magnitude", scope="erk", schedule="constant", until=0.75, strategy="revive", regrow=regrow, **parts)
+    dynamic = {"until": 0.75, **parts}
+    return _weights("magnitude", scope="erk", schedule="constant", strategy="revive", regrow=regrow, **dynamic)
 
 
 def _growing(**options: Any) -> Recipe:
@@ -86,11 +87,11 @@ RECIPES: dict[str, Recipe] = {
     # while training
     "gmp": _weights("magnitude", schedule="cubic", when=0.2, until=0.8, source="Zhu and Gupta, GMP, 2017", in_rl=MASKED),
     "granet": _weights(
-        "magnitude", schedule="cubic", until=0.5, regrow="gradient",
-        options={"start": 0.5, "start_scope": "erk", "share": 0.5, "share_end": 0.005},
+        "magnitude", schedule="cubic", regrow="gradient",
+        options={"start": 0.5, "reached": 0.5, "start_scope": "erk", "share": 0.5, "share_end": 0.005},
         source="Liu et al., GraNet, NeurIPS 2021", in_rl=MASKED,
     ),
-    "set": _dynamic("random", source="Mocanu et al., SET, 2018", in_rl=MASKED),
+    "set": _dynamic("random", until=1.0, options={"share_end": 0.3}, source="Mocanu et al., SET, 2018", in_rl=MASKED),
     "rigl": _dynamic("gradient", source="Evci et al., RigL, ICML 2020", in_rl=MASKED),
     "rigl_pp": _dynamic(
         "gradient", source=RETHINKING, in_rl=f"{MASKED}; longer runs, label smoothing and averaging are the trainer's"

@@ -33,6 +33,7 @@ class State:
     :param shuffle: whether the choice within each layer is random.
     :param initial: the weights as they were at the beginning, where anything compares with them.
     :param dense: the weights without masks, where they may come back.
+    :param last: whether nothing trains after this change, so that what grows now would stay at zero.
     :param found: the plan with which a size was found, where it is the whole of what is to be done.
     """
 
@@ -48,6 +49,7 @@ class State:
     shuffle: bool = False
     initial: Mapping[str, th.Tensor] = field(default_factory=dict)
     dense: Mapping[str, th.Tensor] | None = None
+    last: bool = False
     found: PruningPlan | None = None
 
     @property

@@ -99,7 +99,7 @@ class Mask(Strategy):
         moves = {name: share for name, share in state.due.items() if self._moves(weights.sparsity(state.keep, name), share)}
         if moves:
             yield state.choose(state.scores(), moves, None if self.revives else state.keep)
-        if not state.first and self.regrow != "none":
+        if not state.first and not state.last and self.regrow != "none":
             growth = weights.growth(self.regrow, state.subject, seed, state.keep, state.targets)
             magnitude, own = weights.magnitude(), {name: state.keep[name] for name in state.names}
             worth = weights.protected({name: magnitude[name] for name in own}, own)

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch as th
 
+from rl_crop.core.errors import PruningError
 from rl_crop.core.masking.regrowth import drop_and_grow, regrown_share
 from rl_crop.core.recipes.drivers import run_recipe
 from rl_crop.core.recipes.engine import PruningEngine
@@ -96,7 +97,7 @@ def test_granet_becomes_sparser_by_a_cubic_while_it_regrows(monkeypatch):
     run_recipe(task(), faster("granet"), 0.9)
     total = sum(mask.numel() for mask in seen[0][1].values())
     sparse = [1 - sum(int(mask.sum()) for mask in masks.values()) / total for _, masks in seen]
-    assert sparse == pytest.approx([0.9 + (0.5 - 0.9) * (1 - x) ** 3 for x, _ in seen], abs=1 / total + 1e-9)
+    assert sparse == pytest.approx([0.9 + (0.5 - 0.9) * max(1 - 2 * x, 0) ** 3 for x, _ in seen], abs=1 / total + 1e-9)
     returned = [
         any(bool((later[k] & ~m).any()) for k, m in masks.items())
         for (_, masks), (_, later) in zip(seen, seen[1:], strict=False)
@@ -104,3 +105,49 @@ def test_granet_becomes_sparser_by_a_cubic_while_it_regrows(monkeypatch):
     assert any(returned) and seen[-1][0] == 1.0 and sparse[-1] == pytest.approx(0.9, abs=1 / total)
     shares = {mask.float().mean().item() for mask in seen[0][1].values()}
     assert len(shares) > 1  # begins with ERK densities
+
+
+def exchanges(name, monkeypatch, sparsity=0.8):
+    """By share of the run, the share of the kept weights that the change before the next one brought back."""
+    seen = watch_changes(monkeypatch)
+    run_recipe(task(120), faster(name), sparsity)
+    found = []
+    for (_, masks), (x, later) in zip(seen, seen[1:], strict=False):
+        grown = sum(int((mask & ~masks[key]).sum()) for key, mask in later.items())
+        found.append((x, grown / sum(int(mask.sum()) for mask in masks.values())))
+    return found
+
+
+def test_granet_exchanges_by_its_cosine_until_the_last_step_and_nothing_after_it(monkeypatch):
+    """Only becoming sparser ends at half of the run; its share falls from 0.5 to 0.005 over the whole of it."""
+    found = exchanges("granet", monkeypatch)
+    assert max(x for x, grown in found if grown) > 0.9 and found[-1] == (1.0, 0.0)  # what grows at the end never trains
+    middle = [grown for x, grown in found if 0.5 < x < 0.7]
+    assert min(middle) > 0.02 and sum(grown for x, grown in found if x < 0.5) > sum(grown for x, grown in found if x > 0.5)
+    assert all(grown <= regrown_share(0.5, 0.005, x) + 0.02 for x, grown in found)
+
+
+def test_granet_has_its_sparsity_from_the_middle_on(monkeypatch):
+    seen = watch_changes(monkeypatch)
+    run_recipe(task(100), faster("granet"), 0.9)
+    sparse = [(x, 1 - sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())) for x, masks in seen]
+    assert all(share < 0.8995 for x, share in sparse if x < 0.45) and all(
+        abs(share - 0.9) < 0.003 for x, share in sparse if x >= 0.5
+    )
+
+
+def test_set_exchanges_the_same_share_at_every_move_until_the_end(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "rl_crop.core.recipes.strategies.drop_and_grow",
+        lambda keep, worth, growth, share: asked.append(share) or drop_and_grow(keep, worth, growth, share),
+    )
+    found = exchanges("set", monkeypatch)
+    assert len(asked) > 15 and set(asked) == {0.3}
+    assert found[-2][0] > 0.9 and found[-2][1] > 0.1 and found[-1] == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("reached", [0.0, -1.0, 1.5])
+def test_a_share_that_is_none_is_refused(reached):
+    with pytest.raises(PruningError, match="reached=.*must be in"):
+        Recipe(**{**vars(RECIPES["gmp"]), "options": {"reached": reached}})

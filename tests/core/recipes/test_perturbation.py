@@ -55,6 +55,18 @@ def test_bridgeout_has_the_stated_mean_and_variance_and_spares_zeros():
     assert ((draws[:50, None] - values).abs().min(1).values < 1e-12).all()
 
 
+def test_bridgeouts_own_exponent_and_probability_are_the_papers():
+    layer = nn.Linear(12, 9, bias=False)
+    weight = layer.weight.detach().clone()
+    with bridgeout(layer, ["weight"]):
+        draws = th.stack([layer(th.eye(12)).T.detach() for _ in range(400)])
+    power = weight.abs() ** 0.75
+    dropped, raised = weight - power, weight + power * (1 / 0.7 - 1)
+    is_dropped = (draws - dropped).abs() < 1e-12
+    assert (is_dropped | ((draws - raised).abs() < 1e-12)).all()
+    assert abs(is_dropped.double().mean() - 0.3) < 0.01
+
+
 def test_bridgeout_is_off_in_eval_mode_and_gone_afterwards():
     model, data = mlp((3, 6, 2)), batches()
     before, marks, expected = state(model), traces(model), model(data[0][0])

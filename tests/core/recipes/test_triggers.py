@@ -125,6 +125,20 @@ def test_the_indicator_fires_on_a_stable_structure_and_not_on_an_unstable_one():
     assert first(settling) > first(stable) and first(unstable) is None
 
 
+def test_the_indicator_waits_until_it_is_not_below_its_own_five_last_values():
+    """A structure that has begun to change again is above the threshold for a while, and is not stable."""
+    widths = [100] * 6 + [97, 94, 91, 88, 85, 82, 79] + [76] * 12
+    indicator, values, fired = EarlyPruningIndicator(threshold=0.5), [], []
+    for check, n in enumerate(widths):
+        if indicator.look(lambda n=n: {"a": n}):
+            fired.append(check)
+        before = widths[check - 5 : check]
+        if check >= 5:
+            values.append(sum(1 - abs(n - m) / (n + m) for m in before) / 5)
+    expected = [n + 5 for n, value in enumerate(values) if n >= 5 and value >= max(0.5, *values[n - 5 : n])]
+    assert fired == expected and min(fired) > 13 and min(values) > 0.5  # by the threshold alone it would be 10
+
+
 @pytest.mark.parametrize("stop", [0, 3, 7, 9])
 def test_an_indicator_goes_on_from_the_state_of_another(stop):
     proposals = [{"a": 60 - min(check, 3), "b": 20} for check in range(30)]
