@@ -8,6 +8,7 @@ import torch as th
 from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from rl_crop.core.errors import PruningError
 from rl_crop.core.importance.curvature import called
 from rl_crop.core.model import Run, make_run
 from rl_crop.core.rng import isolated_rng, undisturbed
@@ -79,7 +80,15 @@ def recorded_inputs(model: nn.Module, loss: Callable[[nn.Module, Any], Any] | No
                     called(loss, model, batch)
             finally:
                 handle.remove()
-    return _joined(calls)
+    found = _joined(calls)
+    tensors = [leaf for leaves, _ in calls for leaf in leaves if isinstance(leaf, th.Tensor) and leaf.dim()]
+    if found is None and any(len(leaf) == 0 for leaf in tensors):
+        raise PruningError("batches hold no rows: give at least one observation to score on.")
+    if found is not None and any(bool(values.isnan().any()) for values in found.rows if values.is_floating_point()):
+        raise PruningError(
+            "batches are not finite: the model is called with NaN in them. Leave out such rows, or look for their cause."
+        )
+    return found
 
 
 def _flatten(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], TreeSpec]:

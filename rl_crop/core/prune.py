@@ -8,7 +8,8 @@ import torch as th
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from rl_crop.core.errors import PruningError
+from rl_crop.core.errors import PruningError, explained
+from rl_crop.core.given import check_callable, listed, listed_batches
 from rl_crop.core.graph.groups import named_tensors
 from rl_crop.core.inputs import given_inputs, recorded_inputs
 from rl_crop.core.masking.plan import make_mask_plan
@@ -18,7 +19,7 @@ from rl_crop.core.pruning.planning import make_plan
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.settings import Settings, Target, is_auto
 from rl_crop.core.pruning.steps import apply_at_once, apply_steps, step_targets
-from rl_crop.core.rng import eval_mode, isolated_rng, turn
+from rl_crop.core.rng import eval_mode, turn
 
 ModelLoss = Callable[[nn.Module, Any], th.Tensor]
 NOT_CALLED = (
@@ -56,11 +57,12 @@ def plan_pruning(
     :return: the plan.
     :raises PruningError: the arguments, the loss or the data do not allow it; says what to do.
     """
-    chosen, batches = _settings(settings), _listed(batches)
-    subject = module_subject(model, loss, batches, example_inputs=example_inputs, optimizers=optimizers, mirrors=mirrors)
-    if not subject.has_observations and batches and chosen.compensation != "none":
-        raise PruningError(NOT_CALLED)
-    return (make_plan if chosen.structured else make_mask_plan)(subject, sparsity, chosen)
+    chosen, batches = _settings(settings), listed_batches(batches)
+    with explained("Pruning could not be planned"):
+        subject = module_subject(model, loss, batches, example_inputs=example_inputs, optimizers=optimizers, mirrors=mirrors)
+        if not subject.has_observations and batches and chosen.compensation != "none":
+            raise PruningError(NOT_CALLED)
+        return (make_plan if chosen.structured else make_mask_plan)(subject, sparsity, chosen)
 
 
 def module_subject(
@@ -79,7 +81,10 @@ def module_subject(
     :return: the subject, one network named ``"model"``.
     :raises PruningError: the module cannot be pruned, or what it is called with is not known.
     """
-    model, mirrors = _checked(model), [_checked(mirror) for mirror in mirrors]
+    check_callable("loss", loss, "a function of (model, batch), or None")
+    model = _checked(model)
+    mirrors = [_checked(mirror) for mirror in listed("mirrors", mirrors, nn.Module, "modules of the model's structure")]
+    optimizers = listed("optimizers", optimizers, th.optim.Optimizer, "optimizers of torch")
     tensors = named_tensors(model)
     if any(not _same_structure(model, mirror) for mirror in mirrors):
         raise PruningError("A mirror must have the same parameters, by name and shape, as the model.")
@@ -102,7 +107,7 @@ def module_subject(
         trained=Copy(tensors, [inputs.run_of(model)], (model,)),
         mirrors=tuple(copies),
         has_observations=has_observations,
-        optimizers=(optimizers,) if isinstance(optimizers, th.optim.Optimizer) else tuple(optimizers),
+        optimizers=tuple(optimizers),
     )
 
 
@@ -123,7 +128,7 @@ def prune_model(
     :return: the report. Model, optimizers and mirrors have been cut in place: the same ``Parameter`` objects.
     :raises PruningError: nothing was changed.
     """
-    batches = _listed(batches)
+    batches = listed_batches(batches)
     if sparsity is None or is_auto(sparsity):
         return apply_at_once(plan_pruning(model, loss, batches, sparsity, **keywords), schedule)
     shares: Any = sparsity
@@ -132,14 +137,7 @@ def prune_model(
 
 def _settings(keywords: dict[str, Any]) -> Settings:
     Settings.check_names(keywords)
-    if "ignore" in keywords and not isinstance(keywords["ignore"], str):
-        keywords = {**keywords, "ignore": tuple(keywords["ignore"])}
     return Settings(**keywords)
-
-
-def _listed(batches: Iterable[Any] | None) -> list[Any]:
-    with isolated_rng():  # a DataLoader draws from the global generator when it is walked
-        return [] if batches is None else list(batches)
 
 
 def _checked(model: Any) -> nn.Module:

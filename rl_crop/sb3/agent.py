@@ -1,8 +1,10 @@
 """Pruning a Stable-Baselines3 agent, or a bare policy in a loop of one's own."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch as th
@@ -10,7 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from rl_crop.core import prunable
-from rl_crop.core.errors import PruningError
+from rl_crop.core.errors import PruningError, explained
+from rl_crop.core.given import check_callable, described, listed, listed_batches
 from rl_crop.core.importance.context import GRADIENT_FREE
 from rl_crop.core.importance.criteria import needs_data
 from rl_crop.core.masking.plan import make_mask_plan
@@ -22,7 +25,7 @@ from rl_crop.core.pruning.settings import Settings, Target, check_counts, check_
 from rl_crop.core.pruning.steps import apply_at_once, apply_steps, step_targets
 from rl_crop.core.rng import turn
 from rl_crop.sb3.adapters import describe, unwrap
-from rl_crop.sb3.batches import as_samples
+from rl_crop.sb3.batches import checked_samples
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches
 from rl_crop.sb3.networks import Hyperparameters, Objective, PolicyNetworks
 from rl_crop.sb3.state import record_event
@@ -75,6 +78,11 @@ def plan_policy_pruning(
     Settings.check_names(settings)
     chosen = Settings(**settings)
     check_counts({"n_batches": n_batches, "batch_size": batch_size})
+    copies: list[Any] = listed("mirrors", mirrors, th.nn.Module, "policies of the same class and structure")
+    further = listed("optimizers", optimizers, th.optim.Optimizer, "optimizers of torch")
+    _check_numbers(gamma, ent_coef)
+    if not isinstance(model_or_policy, (BaseAlgorithm, th.nn.Module)):
+        raise PruningError(f"Expected an agent or a policy of Stable-Baselines3, which is {described(model_or_policy)}.")
     model = model_or_policy if isinstance(model_or_policy, BaseAlgorithm) else None
     policy = unwrap(model_or_policy if model is None else model.policy)
     hyper = Hyperparameters(gamma, ent_coef or 0.0) if model is None else Hyperparameters.of(model, ent_coef=ent_coef)
@@ -88,11 +96,13 @@ def plan_policy_pruning(
         raise PruningError(f"Unknown networks {unknown}: this policy has {list(parts.modules)}.")
     if batches is None and model is not None and (needs_data(chosen.criterion) or chosen.compensation != "none"):
         batches = agent_batches(model, n_batches, batch_size, chosen.seed or 0)
-    samples = [parts.prepare(as_samples(batch, policy.device)) for batch in batches or ()]
-    subject = policy_subject(policy, parts, samples, losses, mirrors or (), optimizers, model)
-    if model is not None:
-        subject = replace(subject, applied=partial(record_event, model, source="plan_policy_pruning"))
-    return (make_plan if chosen.structured else make_mask_plan)(subject, targets, chosen)
+    given = listed_batches(batches)
+    with explained("Pruning could not be planned"):
+        samples = [parts.prepare(batch) for batch in checked_samples(given, policy)]
+        subject = policy_subject(policy, parts, samples, losses, copies, further, model)
+        if model is not None:
+            subject = replace(subject, applied=partial(record_event, model, source="plan_policy_pruning"))
+        return (make_plan if chosen.structured else make_mask_plan)(subject, targets, chosen)
 
 
 @turn()
@@ -144,7 +154,7 @@ def target_by_network(sparsity: Target | None, networks: str | Sequence[str] | N
     check_sparsity(sparsity)
     if networks is None:
         return dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
-    names = [networks] if isinstance(networks, str) else list(networks)
+    names = listed("networks", networks, str, "names, such as ['actor']")
     if not names:
         raise PruningError("networks is empty: name at least one, or leave it out to prune all.")
     if not isinstance(sparsity, Mapping):
@@ -169,7 +179,19 @@ def _check_gradient(policy: BasePolicy, criterion: Any, losses: Mapping[str, Obj
         )
 
 
+def _check_numbers(gamma: Any, ent_coef: Any) -> None:
+    for name, value, highest in (("gamma", gamma, 1.0), ("ent_coef", ent_coef, math.inf)):
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not (number and 0 <= float(value) <= highest and math.isfinite(float(value))) and (value, name) != (
+            None,
+            "ent_coef",
+        ):
+            raise PruningError(f"{name}={value!r} must be a number{' in [0, 1]' if highest == 1 else ' of at least 0'}.")
+
+
 def _losses(policy: BasePolicy, parts: PolicyNetworks, loss: Loss | Mapping[str, Loss] | None) -> dict[str, Objective | None]:
+    for name, function in (loss if isinstance(loss, Mapping) else {"": loss}).items():
+        check_callable(f"loss of {name}" if name else "loss", function, "a function of (policy, batch), or one by network")
     losses = dict(parts.losses)
     given = loss if isinstance(loss, Mapping) else dict.fromkeys(losses, loss) if loss is not None else {}
     unknown = sorted(set(given) - set(losses))

@@ -19,7 +19,7 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.model import Subject
 from rl_crop.core.recipes.timetable import Limits
 from rl_crop.sb3.adapters import describe, unwrap
-from rl_crop.sb3.batches import as_samples
+from rl_crop.sb3.batches import as_samples, checked_samples
 from rl_crop.sb3.between_rollouts import agent_limits, between_updates, has_buffers, no_longer, training_batches
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches
 from rl_crop.sb3.networks import Hyperparameters
@@ -34,7 +34,7 @@ def agent_subject(model: BaseAlgorithm, batches: Sequence[Any]) -> Subject:
     """
     policy = unwrap(model.policy)
     parts = describe(policy, Hyperparameters.of(model))
-    samples = [parts.prepare(as_samples(batch, policy.device)) for batch in batches]
+    samples = [parts.prepare(batch) for batch in checked_samples(batches, policy)]
     return policy_subject(policy, parts, samples, parts.losses, (), None, model)
 
 

@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.given import listed
 from rl_crop.core.importance.context import Criterion
 from rl_crop.core.importance.criteria import BY_UNIT, resolve_criterion
 from rl_crop.core.masking.distributions import ELEMENT_SCOPES
@@ -81,8 +82,7 @@ class Settings:
             object.__setattr__(self, "seed", int(self.seed))  # Python's generator refuses numpy's integers
         if not isinstance(self.structured, bool):
             raise PruningError(f"structured={self.structured!r} must be True (units are cut) or False (weights are masked).")
-        if isinstance(self.ignore, str):
-            object.__setattr__(self, "ignore", (self.ignore,))
+        object.__setattr__(self, "ignore", tuple(listed("ignore", self.ignore, str, "names of modules")))
         if not self.structured:
             if self.criterion in BY_UNIT:
                 raise PruningError(f"criterion={self.criterion!r} ranks whole units: it needs structured=True.")
