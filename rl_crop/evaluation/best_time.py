@@ -12,7 +12,7 @@ from rl_crop.evaluation.statistics import (
     probability_of_improvement,
 )
 
-AUTOMATIC = ("lazy", "epi")
+AUTOMATIC = ("lazy", "stable", "epi")
 OF_TIME = ("when", "kappa", "earliest", "latest")
 """What arms that differ in the prune time alone differ in."""
 

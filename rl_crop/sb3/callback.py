@@ -28,6 +28,7 @@ from rl_crop.sb3.between_rollouts import (
     training_batches,
 )
 from rl_crop.sb3.data import BATCH_SIZE, RolloutMemory
+from rl_crop.sb3.guard import ReturnGuard
 from rl_crop.sb3.learning import still_learning
 from rl_crop.sb3.learning_rate import check_factor, scale_learning_rate
 from rl_crop.sb3.masks import restore_masks
@@ -44,7 +45,8 @@ class PruningCallback(BaseCallback):
     ``model.pruning_history``, and an event of the same networks and arguments that is recorded there is not repeated after a
     resume. In a list of callbacks its place does not matter; inside another callback it does not work.
 
-    What is not given is the recipe's, by default one early cut of units.
+    What is not given is the recipe's, by default one early cut of units. Where the returns of training episodes fall behind
+    what they were before the cut by more than a tenth (and two standard errors), for a tenth of the run, it warns once.
 
     Until the last event ``model.pruning_state``, and so every zip, holds what has been seen so far (the weights a trigger
     compares with, its counters, the scoring data of on-policy agents up to 16 MiB): ``load`` and ``learn(steps_left,
@@ -68,9 +70,9 @@ class PruningCallback(BaseCallback):
     :param n_events: number of events of a gradual schedule (4).
     :param n_batches: number of scoring batches (8).
     :param batch_size: transitions in each.
-    :param when: ``"lazy"`` (the default: weights have entered the lazy regime), ``"epi"`` (the proposed widths are stable),
-        ``"distance"`` (the paper's rule) or ``"distance_released"`` (the released code's), a float in [0, 1) as a share of the
-        training budget, or an int of at least 1 in timesteps.
+    :param when: ``"lazy"`` (the default: weights have entered the lazy regime), ``"stable"`` (two sizes running that are found
+        agree), ``"epi"`` (the proposed widths are stable), ``"distance"`` (the paper's rule) or ``"distance_released"`` (the
+        released code's), a float in [0, 1) as a share of the training budget, or an int of at least 1 in timesteps.
     :param until: when the last event of a gradual schedule comes (0.3); units as for ``when``.
     :param earliest: a trigger cuts at this time at the earliest (0.1); same units.
     :param latest: a trigger cuts at this time at the latest (0.3); same units.
@@ -139,7 +141,7 @@ class PruningCallback(BaseCallback):
         self.batch_size, self.seed, self.on_error = batch_size, seed, on_error
         self.learning_rate_factor = learning_rate_factor
         self.engine: PruningEngine | None = None
-        self.memory = RolloutMemory(0)
+        self.memory, self.guard = RolloutMemory(0), ReturnGuard(1)
         self._retry_at, self._unseen = 0.0, True
         if recipe is not None:
             self._check_driver(self.resolved)
@@ -172,7 +174,7 @@ class PruningCallback(BaseCallback):
         check_criterion(model, recipe.criterion)
         self._n_batches = recipe.of(ScoringOptions).n_batches
         self._seed = int(self.seed if self.seed is not None else (model.seed or 0))
-        self.memory = RolloutMemory(self._n_batches * self.batch_size)
+        self.memory, self.guard = RolloutMemory(self._n_batches * self.batch_size), ReturnGuard(model._total_timesteps)
         subject = agent_subject(model, [])
         parts = frozenset(sparsity if isinstance(sparsity, Mapping) else (network.name for network in subject.networks))
         self._state = AgentState(model, parts, recipe.structured, self._arguments(recipe, sparsity))
@@ -235,6 +237,7 @@ class PruningCallback(BaseCallback):
     def _on_step(self) -> bool:
         if self.engine is not None:
             self._state.stamp()
+        self.guard.look(self.locals.get("infos", ()), self.num_timesteps)
         return True
 
     def _on_training_end(self) -> None:
@@ -259,7 +262,9 @@ class PruningCallback(BaseCallback):
             return
         sizes = self._n_batches, self.batch_size, self._seed, at_end
         try:
-            engine.update(now, lambda: training_batches(self.model, self.memory, *sizes), self._record)
+            change = engine.update(now, lambda: training_batches(self.model, self.memory, *sizes), self._record)
+            if change is not None and change.report is not None and change.report.structured:
+                self.guard.begin(self.model)
         except PruningError as error:
             self._retry_at = now + engine.timetable.every
             if at_end or now >= engine.timetable.deadline():

@@ -126,7 +126,8 @@ def two_halves(model: BaseAlgorithm, n_samples: int, seed: int) -> tuple[list[An
 
 SPARSITIES = (0.9, 0.95, 0.99)
 WAYS = (
-    "crop:network", "span_crop:network", "span_crop:layer", "span:layer", "magnitude:layer", "random:layer",
+    "crop:network", "span_crop:network", "span_crop:layer", "span:network", "span:layer", "magnitude:network",
+    "magnitude:layer", "random:layer", "crop:layer",
     "obs:network", "obs:layer", "obs_crop:network", "obs_crop:layer",
 )  # fmt: skip
 COMPENSATIONS = ("none", "bias", "least_squares", "distill")

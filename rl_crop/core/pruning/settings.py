@@ -147,10 +147,11 @@ def sparsity_by_network(sparsity: Any, names: list[str], scope: str) -> dict[str
     return dict(sparsity) if isinstance(sparsity, Mapping) else dict.fromkeys(names, sparsity)
 
 
-def is_auto(sparsity: Any) -> bool:
-    """:return: whether a size is to be found, of one network at least."""
+def is_auto(sparsity: Any, throughout: bool = False) -> bool:
+    """:return: whether a size is to be found, of one network at least, or of all (where none is given too)."""
     values = sparsity.values() if isinstance(sparsity, Mapping) else [sparsity]
-    return any(isinstance(value, str) and value == AUTO for value in values)
+    found = [isinstance(value, str) and value == AUTO or (throughout and value is None) for value in values]
+    return all(found) if throughout else any(found)
 
 
 def check_tolerance(tolerance: Any) -> None:

@@ -17,7 +17,7 @@ from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.planning import make_plan, trace
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.schedules import ScheduleOptions
-from rl_crop.core.pruning.settings import AUTO, Settings, Target, sparsity_by_network
+from rl_crop.core.pruning.settings import AUTO, Settings, Target, is_auto, sparsity_by_network
 from rl_crop.core.pruning.steps import event_steps
 from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.core.recipes.hooks import StepHooks
@@ -34,8 +34,6 @@ Batches = Callable[[], Sequence[Any]]
 """Makes scoring batches when they are asked for."""
 VERSION = 2
 """Of what :meth:`PruningEngine.state_dict` returns."""
-
-
 Record = Callable[[Transaction, Change], None]
 """Keeps a change somewhere, while it can still be undone."""
 
@@ -49,7 +47,7 @@ class PruningEngine:
 
     :param recipe: the recipe; its driver is not looked at.
     :param sparsity: to end with, in [0, 1): one number, or by network; ``"auto"``, or ``None``, finds the size when pruning
-        begins (or what a budget among the settings says).
+        begins (or what a budget says), and anew at every event of a gradual schedule, until nothing more can go.
     :param subject_of: makes what is pruned from scoring batches.
     :param seed: of everything random.
     :param limits: what the loop says of its own time.
@@ -84,6 +82,8 @@ class PruningEngine:
             min_units=scoring.min_units, seed=seed, **settings,
         )  # fmt: skip
         self.finds_size = recipe.finds_size(sparsity)
+        budgets = self.settings.max_params is not None or self.settings.max_flops is not None
+        self.asks_again = self.finds_size and is_auto(sparsity, throughout=True) and not budgets and (recipe.n_events or 1) > 1
         self.timetable = Timetable(
             recipe.when, recipe.until, recipe.n_events or 1, recipe.chosen_schedule.in_time, recipe.of(TriggerOptions),
             replace(limits, data_from=self._data_from),
@@ -191,7 +191,8 @@ class PruningEngine:
             for part in (self, outcome, self.strategy, self._hooks, self.timetable):
                 transaction.keep_attributes(part, *vars(part))
             found = self._find_size(subject) if self.finds_size else None
-            due = {name: recipe.chosen_schedule.due(share, x, self.schedule) for name, share in self.targets.items()}
+            passed = 1.0 if self.asks_again else x
+            due = {name: recipe.chosen_schedule.due(share, passed, self.schedule) for name, share in self.targets.items()}
             steps = event_steps(due, outcome.gone if recipe.structured else {}, recipe.inner, self.schedule)
             if not recipe.structured and not self.strategy.continuous:
                 outcome.hold(subject, transaction, self.strategy.revives and len(steps) > 1)
@@ -199,11 +200,13 @@ class PruningEngine:
                 if number and recipe.structured:
                     subject = self.subject_of(data)  # the network is another one now
                 state = self._state(subject, step, x, first and not number)
-                if found is not None and recipe.n_events == len(steps) == 1:
+                if found is not None and len(steps) == 1 and (self.asks_again or recipe.n_events == 1):
                     state = replace(state, found=found)
                 for decision in self.strategy.decide(state):
                     outcome.carry_out(decision, subject, transaction)
             change = self._described(x, n_earlier)
+            if self.asks_again and found is not None and n_earlier and not any(found.budget_sparsity.values()):
+                change = replace(change, finished=True)  # what is left is needed
             if not self.moves:
                 self.timetable.n_done = self.timetable.event + 1
             self.seconds += time.perf_counter() - start
@@ -220,9 +223,10 @@ class PruningEngine:
         """Let the sparsities to end with be those that are found now. :return: the plan that has them."""
         asked = self.targets
         plan = make_plan(subject, self.sparsity, replace(self.settings, seed=self.seed + self._n_changes))
-        self.targets = {name: plan.budget_sparsity[name] for name in asked}
+        gone = self.outcome.gone
+        self.targets = {name: 1.0 - (1.0 - gone.get(name, 0.0)) * (1.0 - plan.budget_sparsity[name]) for name in asked}
         self.outcome.of(self.weights, self.targets)
-        self.finds_size = False
+        self.finds_size = self.asks_again
         return plan
 
     def _state(self, subject: Subject, due: Mapping[str, float], x: float, first: bool = False) -> State:

@@ -9,6 +9,7 @@ import torch as th
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.recipes.indicator import STABLE, EarlyPruningIndicator, Propose
+from rl_crop.core.recipes.stable_size import StableSize
 
 SETTLED = 0.03
 """Default κ of :class:`LazyTrigger`."""
@@ -245,6 +246,7 @@ class Watched:
 
 TRIGGERS: dict[str, Callable[[Watched], Trigger]] = {
     "lazy": lambda watched: LazyTrigger(watched.parameters, watched.options.kappa),
+    "stable": lambda watched: StableSize(),
     "epi": lambda watched: EarlyPruningIndicator(watched.options.threshold),
     "distance": lambda watched: DistanceTrigger(watched.parameters, watched.sparsity, structured=watched.structured),
     "distance_released": lambda watched: DistanceTrigger(
