@@ -5,12 +5,12 @@ BIN := .venv/bin
 # Small networks are fastest on one thread, and tests and runs go side by side.
 export OMP_NUM_THREADS = 1
 
-.PHONY: help install demo test lint types format clean
+.PHONY: help install demo test test-long lint types format clean
 
 help:
 	@echo "make install   .venv/ with the pinned versions and all development extras"
 	@echo "make demo      train, prune early and compare on CartPole-v1 (under 3 minutes)"
-	@echo "make test      the tests"
+	@echo "make test      the tests (make test-long: those of studies and clusters, which take minutes)"
 	@echo "make lint      ruff, checks alone"
 	@echo "make types     mypy"
 	@echo "make format    ruff, mends what it can"
@@ -29,6 +29,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 2
+
+test-long: install
+	$(BIN)/python -m pytest -n 2 -m long
 
 lint: install
 	$(BIN)/ruff check .

@@ -95,6 +95,7 @@ class Subject:
     :param unscored: parameters that are cut with the units but say nothing of them where they are zero (a ``log_std``), so
         that they have no part in scores.
     :param whole: modules left whole, as if named in ``ignore``, with the reason.
+    :param one_vector: whether all parameters may be parts of one vector, which is written anew after a cut.
     :param contrasts: whether only differences between the outputs of a row decide anything (logits, values of actions), so
         that these are compared too where a size is to be found.
     :param optimizers: whose state is cut along.
@@ -113,6 +114,7 @@ class Subject:
     ties: tuple[tuple[tuple[str, int], tuple[str, int]], ...] = ()
     unscored: frozenset[str] = frozenset()
     whole: Mapping[str, str] = field(default_factory=dict)
+    one_vector: bool = False
     contrasts: bool = False
     optimizers: tuple[th.optim.Optimizer, ...] = ()
     before_cut: Callable[[], Callable[[Transaction], None]] = field(default=lambda: lambda transaction: None)

@@ -76,6 +76,7 @@ class PolicyNetworks:
     :param ties: slices that are one unit although no call joins them.
     :param noise: the state-dependent exploration noise of the actor, if it has one.
     :param needs_actions: whether ``forwards`` read actions.
+    :param one_vector: whether the algorithm keeps all parameters in one vector, and writes it anew after a cut.
     :param prepare: turns a batch into what the objectives and forwards read.
     :param own: by what they compute, a function of the policy's own and the one that describes it here: they must agree.
     """
@@ -92,6 +93,7 @@ class PolicyNetworks:
     ties: Sequence[Tie] = ()
     noise: StateDependentNoise | None = None
     needs_actions: bool = False
+    one_vector: bool = False
     prepare: Callable[[Any], Any] = field(default=lambda batch: batch)
     own: Mapping[str, tuple[Forward, Forward]] = field(default_factory=dict)
 

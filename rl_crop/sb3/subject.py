@@ -104,6 +104,7 @@ def policy_subject(
         ties=(*parts.ties, *noise_ties),
         unscored=frozenset(log_std for _, (log_std, _) in noise_ties),
         whole=whole,
+        one_vector=parts.one_vector,
         contrasts=isinstance(policy.action_space, spaces.Discrete),
         optimizers=tuple({id(optimizer): optimizer for optimizer in found}.values()),
         before_cut=before_cut,

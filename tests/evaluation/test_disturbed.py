@@ -17,6 +17,7 @@ from rl_crop.files import read_json
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10
+"""In the long tests; two in the others."""
 TASK = {
     "env": "CartPole-v1",
     "algo": "ppo",
@@ -78,7 +79,8 @@ def untimed(value):
     return [untimed(item) for item in value] if isinstance(value, list) else value
 
 
-def test_sweeps_killed_ten_times_at_random_moments_end_with_the_results_of_an_undisturbed_one(tmp_path):
+@pytest.mark.parametrize("n_kills", [2, pytest.param(KILLS, marks=pytest.mark.long)])
+def test_sweeps_killed_at_random_moments_end_with_the_results_of_an_undisturbed_one(tmp_path, n_kills):
     study = Study(tmp_path)
     start = time.monotonic()
     expected = study.finish("undisturbed", study.start("undisturbed", "--jobs", "2"))
@@ -87,7 +89,7 @@ def test_sweeps_killed_ten_times_at_random_moments_end_with_the_results_of_an_un
     # One sweep is killed and started again until it is through, then the next one, until as many kills have struck
     random = np.random.default_rng(0)
     kills, sweeps, written = 0, 0, {}
-    while kills < KILLS:
+    while kills < n_kills:
         name = f"disturbed{sweeps}"
         process = study.start(name, "--jobs", "2")
         try:
@@ -119,6 +121,7 @@ def test_a_sweep_that_is_ended_takes_the_run_directories_of_its_cells_along(tmp_
     assert list(tmp_path.glob("rl_crop-*")) == [] == list((tmp_path / "ended" / ".locks").iterdir())
 
 
+@pytest.mark.long
 def test_a_sweep_on_a_cluster_of_two_nodes_completes_when_one_is_killed(tmp_path, monkeypatch, no_other_ray):
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster

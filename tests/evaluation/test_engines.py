@@ -24,7 +24,7 @@ def test_without_a_cluster_the_error_says_how_to_start_one(no_other_ray):
         RayEngine("auto")
 
 
-@pytest.fixture(scope="module", params=["local", "ray"])
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.long)])
 def engine(request):
     """An engine whose workers find the modules of this folder."""
     folder = str(Path(__file__).parent)

@@ -81,6 +81,7 @@ def test_a_phase_has_its_own_peak():
     assert meter.peaks["large"] >= 60 * 2**20 > 2 * meter.peaks["later"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_under_a_limit_the_wide_network_fails_and_the_pruned_one_is_done():
     # 2048 squared weights are 16.8 MB: dense training holds six copies at once, a cut at random about three.

@@ -97,6 +97,7 @@ def test_a_recipe_that_is_made_of_other_parts_makes_other_cells(load, monkeypatc
     assert {arm for arm in after if after[arm] != before[arm]} == {"efficient_convnets", "small"}
 
 
+@pytest.mark.long
 def test_every_kind_of_cell_has_what_the_tables_need(load, tmp_path):
     cells = {(cell.task, cell.arm): cell for cell in load()}
     store = Store(tmp_path / "results")

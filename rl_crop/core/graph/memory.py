@@ -6,17 +6,17 @@ import torch as th
 from torch import nn
 
 
-def beyond_reach(copies: Iterable[Mapping[str, th.Tensor]], roots: Iterable[nn.Module] = ()) -> dict[str, str]:
+def beyond_reach(copies: Iterable[Mapping[str, th.Tensor]], laid_out: Iterable[nn.Module] = ()) -> dict[str, str]:
     """
     :param copies: parameters and buffers of the model and of each that follows it, under the same names; one tensor may
         stand in several.
-    :param roots: the modules: recurrent ones may lay out their weights one after the other, and do so again after a cut.
+    :param laid_out: modules whose own weights may lie one after the other in memory, and do so again after a cut (recurrent
+        ones).
     :return: by name, why a tensor must keep its shape.
     """
     found: dict[str, str] = {}
     owners: dict[int, tuple[str, th.Tensor]] = {}
-    parts = [part for root in roots for part in root.modules() if isinstance(part, nn.RNNBase)]
-    in_turn = {id(parameter) for part in parts for parameter in part.parameters(recurse=False)}
+    in_turn = {id(parameter) for part in laid_out for parameter in part.parameters(recurse=False)}
     for tensors in copies:
         for name, tensor in tensors.items():
             why = _unlike_others(tensor) or (None if id(tensor) in in_turn else _shared(name, tensor, owners, found))

@@ -94,8 +94,9 @@ def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> DependencyGraph:
     runs = [lambda run=run: run(TRACE_BATCH) for run in subject.trained.runs]
     pinned = {why: (lambda run=run: run(TRACE_BATCH)) for why, run in subject.pinned.items()}
     whole = dict(subject.whole) | dict.fromkeys(ignore, "ignored on request")
-    modules = [module for copy in subject.copies for module in copy.modules]
-    fixed = beyond_reach((copy.tensors for copy in subject.copies), modules)
+    modules = [part for copy in subject.copies for module in copy.modules for part in module.modules()]
+    laid_out = [part for part in modules if subject.one_vector or isinstance(part, th.nn.RNNBase)]
+    fixed = beyond_reach((copy.tensors for copy in subject.copies), laid_out)
     return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, subject.ties, pinned, fixed)
 
 
@@ -128,7 +129,9 @@ def _scores(
         received=received,
     )
     scores = unit_scores(resolve_criterion(settings.criterion)(context), groups)
-    return (scores, ()) if settings.criterion in ERRORS else with_fallback(scores, context, groups)
+    # A function of the user's own means what it says of whole layers, where it says anything.
+    telling = callable(settings.criterion) and len(np.unique(np.concatenate([*scores.values()]))) > 1
+    return (scores, ()) if telling or settings.criterion in ERRORS else with_fallback(scores, context, groups)
 
 
 def _allocate(

@@ -28,4 +28,5 @@ def random_search(policy: Any, hyper: Hyperparameters) -> PolicyNetworks:
         net_arch=net_arch,
         sizes=sizes,
         extractors=[policy.features_extractor],
+        one_vector=True,
     )
