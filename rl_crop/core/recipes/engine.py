@@ -24,7 +24,7 @@ from rl_crop.core.recipes.hooks import StepHooks
 from rl_crop.core.recipes.outcome import Outcome
 from rl_crop.core.recipes.perturbation import bridgeout
 from rl_crop.core.recipes.recipe import Recipe, ScoringOptions
-from rl_crop.core.recipes.state import Change, State
+from rl_crop.core.recipes.state import Change, Record, State
 from rl_crop.core.recipes.strategies import StrategyOptions, multiply
 from rl_crop.core.recipes.timetable import Limits, Timetable
 from rl_crop.core.recipes.triggers import TRIGGERS, TriggerOptions, Watched
@@ -34,8 +34,6 @@ Batches = Callable[[], Sequence[Any]]
 """Makes scoring batches when they are asked for."""
 VERSION = 2
 """Of what :meth:`PruningEngine.state_dict` returns."""
-Record = Callable[[Transaction, Change], None]
-"""Keeps a change somewhere, while it can still be undone."""
 
 
 class PruningEngine:
@@ -83,7 +81,7 @@ class PruningEngine:
         )  # fmt: skip
         self.finds_size = recipe.finds_size(sparsity)
         budgets = self.settings.max_params is not None or self.settings.max_flops is not None
-        self.asks_again = self.finds_size and is_auto(sparsity, throughout=True) and not budgets and (recipe.n_events or 1) > 1
+        self.asks_again = is_auto(sparsity, throughout=True) and not budgets and (recipe.n_events or 1) > 1
         self.timetable = Timetable(
             recipe.when, recipe.until, recipe.n_events or 1, recipe.chosen_schedule.in_time, recipe.of(TriggerOptions),
             replace(limits, data_from=self._data_from),
@@ -206,7 +204,7 @@ class PruningEngine:
                     outcome.carry_out(decision, subject, transaction)
             change = self._described(x, n_earlier)
             if self.asks_again and found is not None and n_earlier and not any(found.budget_sparsity.values()):
-                change = replace(change, finished=True)  # what is left is needed
+                change = replace(change, finished=True)  # all is needed
             if not self.moves:
                 self.timetable.n_done = self.timetable.event + 1
             self.seconds += time.perf_counter() - start

@@ -1,6 +1,6 @@
 """What a strategy may look at when something is due (a view of the run, which changes nothing), and what came of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from rl_crop.core.pruning.planning import make_plan
 from rl_crop.core.pruning.report import PruningReport
 from rl_crop.core.pruning.schedules import relative_sparsity
 from rl_crop.core.pruning.settings import Settings, Target
+from rl_crop.core.pruning.surgery import Transaction
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,10 @@ class Change:
     gone: dict[str, float]
     report: PruningReport | None
     finished: bool
+
+
+Record = Callable[[Transaction, Change], None]
+"""Keeps a change somewhere, while it can still be undone."""
 
 
 def as_target(targets: Mapping[str, float]) -> Target:
