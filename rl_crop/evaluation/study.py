@@ -24,7 +24,7 @@ class Cell:
 
     :param task: the task's name
     :param arm: the arm's name
-    :param sparsity: the share of parameters cut; ``0`` in a dense cell
+    :param sparsity: the share of parameters cut; ``0`` in a dense cell, ``"auto"`` where the size is found
     :param seed: the seed
     :param config: what is run; for a cell with ``widths_of``, without the widths, which that cell finds
     :param widths_of: the cell whose final widths this one starts with
@@ -32,7 +32,7 @@ class Cell:
 
     task: str
     arm: str
-    sparsity: float | Mapping[str, float]
+    sparsity: float | str | Mapping[str, float | str]
     seed: int
     config: TaskConfig
     widths_of: "Cell | None" = None
@@ -54,10 +54,9 @@ class Cell:
     @cached_property
     def name(self) -> str:
         """The name of the cell's files, without a suffix: readable, and unique."""
-        if isinstance(self.sparsity, Mapping):
-            sparsity = "_".join(f"{network}{value:g}" for network, value in sorted(self.sparsity.items()))
-        else:
-            sparsity = f"{self.sparsity:g}"
+        by_network = self.sparsity if isinstance(self.sparsity, Mapping) else {"": self.sparsity}
+        shares = {network: share if isinstance(share, str) else f"{share:g}" for network, share in by_network.items()}
+        sparsity = "_".join(f"{network}{share}" for network, share in sorted(shares.items()))
         return f"{self.task}__{self.arm}__{sparsity}__seed{self.seed}__{self.hash}"
 
 

@@ -49,6 +49,14 @@ def test_cells(load):
     assert crop.name == f"cartpole__crop__0.9__seed0__{crop.hash}"
 
 
+def test_a_size_can_be_found_in_a_study(load):
+    task = {"config": "task.yaml", "seeds": [0], "sparsities": ["auto", {"actor": "auto", "critic": 0.5}]}
+    cells = load(STUDY | {"tasks": {"a": task}})
+    pruned = [cell for cell in cells if cell.config.pruning is not None]
+    assert {cell.name.split("__")[2] for cell in pruned} == {"auto", "actorauto_critic0.5"}
+    assert {str(cell.config.pruning["sparsity"]) for cell in pruned} == {"auto", "{'actor': 'auto', 'critic': 0.5}"}
+
+
 def test_a_task_can_have_seeds_and_sparsities_of_its_own(load):
     task = {"config": "task.yaml", "seeds": [7], "sparsities": [{"actor": 0.95, "critic": 0.8}]}
     cells = load(STUDY | {"tasks": {"a": task}})
