@@ -17,7 +17,7 @@ from rl_crop.evaluation.store import Store, compute
 from rl_crop.evaluation.study import Cell, load_study
 
 FRIEDMAN = {
-    "class": "lab.supervised.config.SupervisedConfig",
+    "class": "lab.supervised.task.SupervisedTask",
     "data": {"name": "friedman", "n": 300}, "network": {"name": "mlp", "widths": [8, 8]}, "n_epochs": 2, "batch_size": 32,
     "pruning": {"sparsity": 0.5},
 }  # fmt: skip

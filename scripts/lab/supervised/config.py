@@ -4,12 +4,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from lab.supervised.datasets import DATASETS
 from lab.supervised.networks import NETWORKS
 from rl_crop.core.errors import PruningError
 from rl_crop.supervised.averaging import check_average
+
+Config = TypeVar("Config", bound="SupervisedConfig")
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ class SupervisedConfig:
                 raise PruningError(f"{key}={share!r} must be a number of at least 0.")
         check_average(self.average)
 
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> "SupervisedConfig":
+    @classmethod
+    def from_dict(cls: type[Config], data: Mapping[str, Any]) -> Config:
         """
         :param data: the keys of a file.
         :return: the configuration.
@@ -83,7 +85,7 @@ class SupervisedConfig:
         missing = [key for key in ("data", "network", "n_epochs", "batch_size") if data.get(key) is None]
         if missing:
             raise PruningError(f"The keys {missing} are missing.")
-        return SupervisedConfig(**data)
+        return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
         """:return: a mapping that :meth:`from_dict` reads back, every key spelled out."""
@@ -95,19 +97,9 @@ class SupervisedConfig:
         needed = ("data", "network", "n_epochs", "batch_size")
         return {key: value for key, value in self.to_dict().items() if key in needed or value != default[key]}
 
-    def with_pruning(self, pruning: Mapping[str, Any] | None) -> "SupervisedConfig":
+    def with_pruning(self: Config, pruning: Mapping[str, Any] | None) -> Config:
         """:return: the same run with other pruning settings; ``None`` trains densely."""
         return dataclasses.replace(self, pruning=None if pruning is None else dict(pruning))
-
-    def run(self, seed: int, widths: Mapping[str, int] | None = None) -> dict[str, Any]:
-        """See :class:`~rl_crop.evaluation.tasks.OtherTask`, and :func:`lab.supervised.run.run`, whose report it completes."""
-        from lab.supervised.run import run  # it imports this module
-
-        result = run(self, seed, widths=widths)
-        seconds = result["seconds"]
-        learn, learn_cpu = seconds["train"] + seconds["prune"], seconds["train_cpu"] + seconds["prune_cpu"]
-        seconds = seconds | {"learn": learn, "learn_cpu": learn_cpu, "learn_with_evaluation": learn}
-        return result | {"final": {"mean": result["test"]}, "seconds": seconds}
 
 
 def _named(key: str, value: Any) -> Mapping[str, Any]:
