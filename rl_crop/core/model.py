@@ -91,6 +91,10 @@ class Subject:
     :param mirrors: copies cut at the same indices, each compensated on its own activations.
     :param has_observations: whether the runs are made on real observations, or only on inputs of the right shape.
     :param pinned: further functions whose outputs keep their size, by reason.
+    :param training: further functions that training runs; these and the trained copy's are looked at in training mode too.
+    :param strangers: modules and tensors beside the model that may read what it computes, by what to call them; see
+        :mod:`rl_crop.core.graph.unmet`.
+    :param fixed: tensors that are never cut, along no axis, with the reason.
     :param ties: pairs of (tensor, axis) that hold the same units although no call joins them.
     :param unscored: parameters that are cut with the units but say nothing of them where they are zero (a ``log_std``), so
         that they have no part in scores.
@@ -101,7 +105,8 @@ class Subject:
     :param optimizers: whose state is cut along.
     :param before_cut: called before a cut that is compensated; what it returns is called with the transaction once all layers
         are refitted, and restores what is no layer's output.
-    :param after_cut: called with the transaction once everything has its new shape.
+    :param after_cut: called with the transaction once everything has its new shape; returns notes for the report.
+    :param notes: for the report.
     :param applied: called with the report of a plan that was applied by itself, and the transaction.
     """
 
@@ -111,6 +116,9 @@ class Subject:
     mirrors: tuple[Copy, ...] = ()
     has_observations: bool = True
     pinned: Mapping[str, Run] = field(default_factory=dict)
+    training: tuple[Run, ...] = ()
+    strangers: Mapping[str, Mapping[str, th.Tensor]] | None = None
+    fixed: Mapping[str, str] = field(default_factory=dict)
     ties: tuple[tuple[tuple[str, int], tuple[str, int]], ...] = ()
     unscored: frozenset[str] = frozenset()
     whole: Mapping[str, str] = field(default_factory=dict)
@@ -118,7 +126,8 @@ class Subject:
     contrasts: bool = False
     optimizers: tuple[th.optim.Optimizer, ...] = ()
     before_cut: Callable[[], Callable[[Transaction], None]] = field(default=lambda: lambda transaction: None)
-    after_cut: Callable[[Transaction], None] = field(default=lambda transaction: None)
+    after_cut: Callable[[Transaction], Sequence[str]] = field(default=lambda transaction: ())
+    notes: tuple[str, ...] = ()
     applied: Callable[[Any, Transaction], None] = field(default=lambda report, transaction: None)
 
     @property

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +15,11 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.propagation import propagate
 from rl_crop.core.graph.recurrence import own_states
 from rl_crop.core.graph.tracer import LabelTracer, no_grad_trace
-from rl_crop.core.rng import eval_mode
+from rl_crop.core.graph.unmet import pin_unmet
+from rl_crop.core.rng import eval_mode, isolated_rng, undisturbed
 
 OUTPUT = "its outputs are the network's outputs"
+TRAINING = "is run in training only, so that what it would lose could not be repaired"
 UNREACHED = "was not used in the forward pass that was looked at"
 
 
@@ -122,6 +125,8 @@ def find_units(
     ignore: Mapping[str, str] | Iterable[str] = (),
     ties: Iterable[tuple[tuple[str, int], tuple[str, int]]] = (),
     pinned: Mapping[str, Callable[[], object]] | None = None,
+    training: Sequence[Callable[[], object]] = (),
+    strangers: Mapping[str, Mapping[str, th.Tensor]] | None = None,
     fixed: Mapping[str, str] | None = None,
 ) -> DependencyGraph:
     """
@@ -136,18 +141,29 @@ def find_units(
     :param ties: pairs of (tensor name, axis) that hold the same units although no call joins them
         (twin critics, the rows of a state-dependent ``log_std``).
     :param pinned: by reason, further functions whose outputs keep their size.
+    :param training: functions that training runs, looked at in training mode: what acts only there must keep its size too.
+    :param strangers: what beside the model may read it (see :func:`~rl_crop.core.graph.unmet.pin_unmet`); ``None`` where its
+        parameters are not asked after that no function meets.
     :param fixed: tensors that keep their shape, by name, with the reason.
     :raises PruningError: an ignored module does not exist, or the model does not run.
     """
     tracer = LabelTracer(tensors, propagate)
     for name, why in (fixed or {}).items():
         tracer.freeze_tensor(tensors[name], why)
-    with eval_mode(model), own_states(model, tracer.own_states), no_grad_trace(tracer):
+    with isolated_rng(), undisturbed(model), own_states(model, tracer.own_states), no_grad_trace(tracer):
         for why, forward in (pinned or {}).items():
             tracer.freeze_all(_outputs(forward), why)
         tracer.applications.clear()  # a layer that runs for its size alone is no further application
         for forward in forwards:
             tracer.freeze_all(_outputs(forward), OUTPUT)
+        applications = dict(tracer.applications)
+        with eval_mode(model, training=True):
+            for forward in training:
+                with suppress(PruningError):  # it may need more than these few observations
+                    tracer.freeze_all(_outputs(forward), OUTPUT)
+        for name in tracer.applications.keys() - applications.keys():
+            tracer.freeze_tensor(tensors[name], TRAINING)
+        tracer.applications = applications
     modules = dict(model.named_modules(remove_duplicate=False))
     for ignored in ignore:
         if ignored not in modules:
@@ -159,6 +175,8 @@ def find_units(
         for name in tracer.producer_axis:
             if id(tensors[name]) in own:
                 tracer.freeze(tracer.axes_of[name][0], why)
+    if strangers is not None:
+        pin_unmet(tracer, model, tensors, strangers, [*ignore, *(name for tie in ties for name, _ in tie)])
     for (first, first_axis), (second, second_axis) in ties:
         tracer.tie(tracer.axes_of[first][first_axis], tracer.axes_of[second][second_axis], "is tied to another size")
     return _build(tracer, tensors, batch_size)

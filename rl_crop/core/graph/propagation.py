@@ -57,7 +57,7 @@ def _follow(
     elif name in _REDUCTIONS:
         return _reduce(tracer, args, kwargs, out)
     else:
-        return False
+        return name in _NEW
     return True
 
 
@@ -72,7 +72,8 @@ def _name(func: Callable) -> str:
 # Activations, arithmetic and casts act on each element: aligned axes are the same units.
 _ELEMENTWISE = frozenset(
     """relu relu6 leaky_relu elu selu celu gelu silu mish tanh sigmoid hardtanh hardswish hardsigmoid softplus
-    softsign logsigmoid tanhshrink softshrink hardshrink threshold dropout alpha_dropout dropout1d dropout2d dropout3d
+    softsign logsigmoid log_sigmoid rrelu rrelu_with_noise tanhshrink
+    softshrink hardshrink threshold dropout alpha_dropout dropout1d dropout2d dropout3d
     feature_dropout feature_alpha_dropout clamp clip clamp_min clamp_max abs exp expm1 log log1p sqrt rsqrt
     square pow neg sign sin cos reciprocal clone contiguous float double half bfloat16 to type type_as detach data
     add sub subtract mul multiply div divide true_divide radd rsub rmul rdiv rtruediv truediv rpow iadd isub imul
@@ -85,6 +86,8 @@ _POOLS = frozenset(
     + [f"{kind}_with_indices" for kind in ("max_pool1d", "max_pool2d", "max_pool3d")]
 )
 _REDUCTIONS = frozenset("mean sum amax amin var std".split())
+# Calls that take no more than type and device from their first argument.
+_NEW = frozenset("new_empty new_zeros new_ones new_full new_tensor".split())
 # Calls that return no tensor, and yet carry units away or write over some of them.
 _LEAKS = frozenset("setitem numpy tolist array".split())
 

@@ -41,8 +41,9 @@ class LabelTracer(TorchFunctionMode):
         self._axes: dict[int, Axes] = {}
         self._alive: list[th.Tensor] = []
         self.names: dict[int, str] = {id(tensor): name for name, tensor in tensors.items()}
-        # Outputs of a linear or convolution weight per call, and which axes produce and consume.
+        # Outputs of a linear or convolution weight per call, what any call computes with, and which axes produce and consume.
         self.applications: dict[str, int] = {}
+        self.met: set[str] = set()
         self.producer_axis: dict[str, int] = {}
         self.consumer_axis: dict[str, int] = {}
         # Weights of recurrent layers with the gates of a unit, those that read what their layer gave out a step before, the
@@ -65,6 +66,8 @@ class LabelTracer(TorchFunctionMode):
         out = func(*args, **kwargs)
         labelled = [x for x in tensors_in((args, kwargs)) if self.axes(x) is not None]
         if labelled:
+            if next(tensors_in(out), None) is not None:  # more than a shape or a dtype
+                self.met.update(self.names[id(x)] for x in labelled if id(x) in self.names)
             self.rule(self, func, args, kwargs, out, labelled)
         return out
 

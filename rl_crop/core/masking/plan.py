@@ -12,6 +12,7 @@ from rl_crop.core.graph.groups import module_of
 from rl_crop.core.masking.masks import Masks, attached_masks, release_masks
 from rl_crop.core.masking.weights import Weights
 from rl_crop.core.model import Subject
+from rl_crop.core.pruning.cutting import check_runs, finite_outputs
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.planning import trace
 from rl_crop.core.pruning.report import PruningReport, mask_notes, summary_lines, table
@@ -41,11 +42,11 @@ class MaskPlan(PruningPlan):
 
     def __str__(self) -> str:
         rows = [[name, *map(str, counts)] for name, counts in self._widths.items()]
-        notes = [f"note: {note}" for note in self._narrow()]
+        notes = [f"note: {note}" for note in self._notes()]
         return "\n".join([table(["parameter", "elements", "kept"], rows), *summary_lines(self, structured=False), *notes])
 
-    def _narrow(self) -> tuple[str, ...]:
-        return mask_notes(self._widths)
+    def _notes(self) -> tuple[str, ...]:
+        return (*self.subject.notes, *self.notes, *mask_notes(self._widths))
 
     def _changes(self) -> bool:
         return any(not self._whole(name, mask) for name, mask in self.keep.items())
@@ -63,7 +64,7 @@ class MaskPlan(PruningPlan):
             raise PruningError("The masks have changed since this plan was made: make a new plan.")
 
     def _cut_and_repair(self, transaction: Transaction) -> tuple[str, ...]:
-        subject, dense = self.subject, self._finite_outputs()
+        subject, dense = self.subject, finite_outputs(self.subject)
         keep = dict(self.held) | {name: th.from_numpy(mask) for name, mask in self.keep.items()}
         release_masks([tensor for copy in subject.copies for tensor in copy.tensors.values()], transaction)
         modules = [] if subject.optimizers else [module for copy in subject.copies for module in copy.modules]
@@ -71,9 +72,9 @@ class MaskPlan(PruningPlan):
         masks.apply(transaction)
         transaction.call(masks.detach)
         masks.attach()
-        subject.after_cut(transaction)
-        self._check_runs(dense)
-        return ()
+        notes = tuple(subject.after_cut(transaction))
+        check_runs(subject, dense)
+        return notes
 
 
 def make_mask_plan(subject: Subject, sparsity: Target | None, settings: Settings) -> MaskPlan:

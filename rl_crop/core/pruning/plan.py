@@ -1,7 +1,8 @@
 """Score, rank and allocate without changing anything; then cut, compensate and check, all or nothing."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,18 +11,13 @@ import torch as th
 
 from rl_crop.core.errors import PruningError, explained
 from rl_crop.core.graph.groups import DependencyGraph, named_tensors
-from rl_crop.core.graph.tracer import tensors_in
-from rl_crop.core.model import Copy, Subject
-from rl_crop.core.pruning.compensation import REFITTING, Compensator
-from rl_crop.core.pruning.distillation import Distiller
-from rl_crop.core.pruning.optimizer_state import cut_optimizers, forget
+from rl_crop.core.model import Subject
+from rl_crop.core.pruning.cutting import cut_and_repair, cut_only
 from rl_crop.core.pruning.report import PruningReport, summary_lines, table, unit_notes
 from rl_crop.core.pruning.settings import Settings
-from rl_crop.core.pruning.surgery import Cuts, Transaction, cut, flatten_weights, update_sizes
-from rl_crop.core.rng import eval_mode, isolated_rng, turn
+from rl_crop.core.pruning.surgery import Transaction
+from rl_crop.core.rng import eval_mode, isolated_rng, turn, undisturbed
 from rl_crop.optional import require
-
-TRACE_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ class PruningPlan:
         sizes = [self._found(name) for name in self.curve]
         whole = [f"left whole: {name} ({reason})" for name, reason in self.graph.untouched.items()]
         return "\n".join(
-            [table(header, rows), *summary_lines(self), *sizes, *whole, *(f"note: {note}" for note in self._narrow())]
+            [table(header, rows), *summary_lines(self), *sizes, *whole, *(f"note: {note}" for note in self._notes())]
         )
 
     def _found(self, network: str) -> str:
@@ -123,8 +119,8 @@ class PruningPlan:
         """By layer, its units (before, after)."""
         return {name: (before, self.widths_after[name]) for name, before in self.widths_before.items()}
 
-    def _narrow(self) -> tuple[str, ...]:
-        return (*self.notes, *unit_notes(self._widths))
+    def _notes(self) -> tuple[str, ...]:
+        return (*self.subject.notes, *self.notes, *unit_notes(self._widths))
 
     @turn()
     def apply(self, transaction: Transaction | None = None) -> PruningReport:
@@ -145,10 +141,25 @@ class PruningPlan:
         self._check_unchanged()
         notes: tuple[str, ...] = ()
         if self._changes():
-            mirrors = [module for copy in self.subject.mirrors for module in copy.modules]
-            with isolated_rng(self.settings.seed or 0), eval_mode(self.subject.root, *mirrors):
+            with isolated_rng(self.settings.seed or 0), eval_mode(*self._roots):
                 notes = self._cut(transaction)
         return self._report(notes, self.seconds + time.perf_counter() - start)
+
+    def rehearse(self) -> None:
+        """
+        Cut without repair and put everything back, so that what stands in the way of a cut is found before it is due.
+
+        :raises PruningError: what :meth:`apply` would raise for the new shapes.
+        """
+        if self._changes():
+            with suppress(_Rehearsed), isolated_rng(0), undisturbed(*self._roots), Transaction() as transaction:
+                with explained("The cut failed", "everything was put back"):
+                    cut_only(transaction, self.subject, self.graph, self.kept_units)
+                raise _Rehearsed
+
+    @property
+    def _roots(self) -> list[th.nn.Module]:
+        return [self.subject.root, *(module for copy in self.subject.mirrors for module in copy.modules)]
 
     def _changes(self) -> bool:
         return any(len(kept) < self.graph.groups[name].n_units for name, kept in self.kept_units.items())
@@ -165,7 +176,7 @@ class PruningPlan:
             seconds=seconds,
             criterion=self.settings.criterion_name,
             compensation=self.settings.compensation,
-            notes=(*notes, *self._narrow()),
+            notes=(*notes, *self._notes()),
         )
 
     def _check_unchanged(self) -> None:
@@ -183,62 +194,8 @@ class PruningPlan:
             return self._cut_and_repair(transaction)
 
     def _cut_and_repair(self, transaction: Transaction) -> tuple[str, ...]:
-        subject, kind = self.subject, self.settings.compensation
-        dense = self._finite_outputs()
-        repairs = [] if kind == "none" else [self._compensator(copy) for copy in subject.copies]
-        distillers = [Distiller(copy.tensors, copy.runs) for copy in subject.copies] if kind == "distill" else []
-        restore = subject.before_cut() if kind != "none" else None
-        cuts: Cuts = {}
-        seen: set[int] = set()
-        for copy in subject.copies:
-            own = {name: tensor for name, tensor in copy.tensors.items() if id(tensor) not in seen}  # mirrors may share some
-            seen |= {id(tensor) for tensor in own.values()}
-            cuts |= cut(transaction, self.graph, own, self.kept_units)
-        cut_optimizers(transaction, subject.optimizers, cuts)
-        update_sizes(transaction, [module for copy in subject.copies for module in copy.modules], cuts)
-        self._check_runs(dense)
-        for repair in repairs:
-            repair.refit(transaction)
-        for distiller in distillers:
-            distiller.fit(transaction)
-        if restore is not None:
-            restore(transaction)
-        if kind in REFITTING:
-            forget(transaction, subject.optimizers, subject.parameters_beside(list(cuts)))
-        subject.after_cut(transaction)
-        flatten_weights(module for copy in subject.copies for module in copy.modules)
-        self._check_runs(dense)
-        lost = sorted({name for repair in repairs for name in repair.without_bias})
-        return tuple(f"{name} has no bias: a constant that it lost could not be restored" for name in lost)
-
-    def _finite_outputs(self) -> list[list[th.Tensor]]:
-        """For every run of every copy, where each of its outputs is finite now."""
-        with th.no_grad():
-            runs = [run for copy in self.subject.copies for run in copy.runs]
-            return [[th.isfinite(output) for output in tensors_in(run(TRACE_BATCH))] for run in runs]
-
-    def _check_runs(self, dense: Sequence[Sequence[th.Tensor]]) -> None:
-        runs = [run for copy in self.subject.copies for run in copy.runs]
-        for run, finite in zip(runs, dense, strict=True):
-            _check_runs(run, finite)
-
-    def _compensator(self, copy: Copy) -> Compensator:
-        return Compensator(self.graph, self.kept_units, copy.tensors, copy.runs, self.settings.compensation)
+        return cut_and_repair(transaction, self.subject, self.graph, self.kept_units, self.settings.compensation)
 
 
-def _check_runs(run: Callable[..., Any], dense: Sequence[th.Tensor]) -> None:
-    """:param dense: where each output was finite before; some are infinite by design (masked logits)."""
-    try:
-        with th.no_grad():
-            outputs = [*tensors_in(run(TRACE_BATCH))]
-    except PruningError:
-        raise
-    except Exception as error:
-        raise PruningError(
-            f"The cut network does not run ({error}); everything was put back. A size written into its forward() "
-            f"can be the reason: name the modules that it belongs to in ignore=."
-        ) from error
-    if [output.shape for output in outputs] != [finite.shape for finite in dense]:
-        raise PruningError("The cut network's outputs have other shapes than the dense one's; everything was put back.")
-    if any(bool((finite & ~th.isfinite(output)).any()) for output, finite in zip(outputs, dense, strict=True)):
-        raise PruningError("The cut network's outputs are not finite where the dense one's are; everything was put back.")
+class _Rehearsed(Exception):  # noqa: N818  (nothing is wrong)
+    """Undoes a cut that was only tried."""

@@ -19,8 +19,9 @@ from rl_crop.core.masking.masks import refuse_masked
 from rl_crop.core.model import Network, Subject
 from rl_crop.core.pruning.allocation import Budget, allocate
 from rl_crop.core.pruning.automatic import FOUND_BY, WITHOUT_GRADIENT, Trials, for_fitting, smallest, tolerance_of
+from rl_crop.core.pruning.cutting import TRACE_BATCH
 from rl_crop.core.pruning.paths import isomorphic_classes
-from rl_crop.core.pruning.plan import TRACE_BATCH, PruningPlan, SizePoint
+from rl_crop.core.pruning.plan import PruningPlan, SizePoint
 from rl_crop.core.pruning.settings import AUTO, Settings, Target
 from rl_crop.core.pruning.targets import resolve_targets
 from rl_crop.core.rng import isolated_rng, undisturbed
@@ -92,12 +93,14 @@ def make_plan(subject: Subject, sparsity: Target | None, settings: Settings) -> 
 def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> DependencyGraph:
     """:return: the units of a subject, found by running it on a few observations."""
     runs = [lambda run=run: run(TRACE_BATCH) for run in subject.trained.runs]
+    training = [lambda run=run: run(TRACE_BATCH) for run in (*subject.training, *subject.trained.runs)]
     pinned = {why: (lambda run=run: run(TRACE_BATCH)) for why, run in subject.pinned.items()}
     whole = dict(subject.whole) | dict.fromkeys(ignore, "ignored on request")
     modules = [part for copy in subject.copies for module in copy.modules for part in module.modules()]
     laid_out = [part for part in modules if subject.one_vector or isinstance(part, th.nn.RNNBase)]
-    fixed = beyond_reach((copy.tensors for copy in subject.copies), laid_out)
-    return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, subject.ties, pinned, fixed)
+    fixed = beyond_reach((copy.tensors for copy in subject.copies), laid_out) | dict(subject.fixed)
+    beside = (subject.ties, pinned, training, subject.strangers, fixed)
+    return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, *beside)
 
 
 def _scores(

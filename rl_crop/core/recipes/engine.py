@@ -20,11 +20,12 @@ from rl_crop.core.pruning.schedules import ScheduleOptions
 from rl_crop.core.pruning.settings import AUTO, Settings, Target, is_auto, sparsity_by_network
 from rl_crop.core.pruning.steps import event_steps
 from rl_crop.core.pruning.surgery import Transaction
+from rl_crop.core.pruning.trial import try_cut
 from rl_crop.core.recipes.hooks import StepHooks
 from rl_crop.core.recipes.outcome import Outcome
 from rl_crop.core.recipes.perturbation import bridgeout
 from rl_crop.core.recipes.recipe import Recipe, ScoringOptions
-from rl_crop.core.recipes.state import Change, Record, State
+from rl_crop.core.recipes.state import Change, Record, State, as_target
 from rl_crop.core.recipes.strategies import StrategyOptions, multiply
 from rl_crop.core.recipes.timetable import Limits, Timetable
 from rl_crop.core.recipes.triggers import TRIGGERS, TriggerOptions, Watched
@@ -130,12 +131,10 @@ class PruningEngine:
 
     def _check_reachable(self, subject: Subject) -> None:
         """What magnitude would leave in the end needs no data, and is cheap."""
-        if self.finds_size:
-            return
-        if not self.recipe.structured:
+        if self.recipe.structured and not self.outcome.removed:
+            try_cut(subject, None if self.finds_size else as_target(self.targets), self.settings)
+        elif not self.recipe.structured and not self.finds_size:
             self.weights.select(self.weights.magnitude(), self.targets, self.recipe.scope)
-        elif not self.outcome.removed:
-            self._state(subject, self.targets, 1.0).plan(self.targets, criterion="magnitude", compensation="none")
 
     def update(self, now: float, batches: Batches, record: Record | None = None) -> Change | None:
         """

@@ -9,7 +9,7 @@ from torch import nn
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.prune import plan_pruning, prune_model
-from rl_crop.core.pruning import plan as planning
+from rl_crop.core.pruning import cutting
 from rl_crop.core.pruning.compensation import Compensator
 from rl_crop.core.pruning.distillation import Distiller
 from rl_crop.core.pruning.surgery import Transaction
@@ -53,8 +53,8 @@ def fail_narrow(forward, place):
 
 
 STAGES = {
-    "sizes before": lambda patch: patch.setattr(planning, "update_sizes", fail),
-    "sizes after": lambda patch: patch.setattr(planning, "update_sizes", fail_after(planning.update_sizes)),
+    "sizes before": lambda patch: patch.setattr(cutting, "update_sizes", fail),
+    "sizes after": lambda patch: patch.setattr(cutting, "update_sizes", fail_after(cutting.update_sizes)),
     "refit before": lambda patch: patch.setattr(Compensator, "refit", fail),
     "refit after": lambda patch: patch.setattr(Compensator, "refit", fail_after(Compensator.refit)),
     "first run after the cut": lambda patch: patch.setattr(Residual, "forward", fail_narrow(Residual.forward, 1)),

@@ -128,14 +128,21 @@ def test_attributes_come_back_or_go_again():
     assert vars(owner) == {"own": 2}
 
 
-@pytest.mark.parametrize("structured", [True, False])
-@pytest.mark.parametrize("place", ["_report", "_narrow"])
-def test_a_report_that_fails_undoes_the_cut(agent, monkeypatch, place, structured):
+@pytest.mark.parametrize(
+    ("structured", "place"),
+    [
+        (True, "pruning.plan.PruningReport"),
+        (True, "pruning.plan.unit_notes"),
+        (False, "pruning.plan.PruningReport"),
+        (False, "masking.plan.mask_notes"),
+    ],
+)
+def test_a_report_that_fails_undoes_the_cut(agent, monkeypatch, structured, place):
     model, optimizer, mirror, data = agent
     before = state(model, mirror, optimizers=[optimizer])
     plan = plan_pruning(model, mse, data, 0.5, optimizers=[optimizer], mirrors=[mirror], structured=structured)
     with monkeypatch.context() as patch:
-        patch.setattr(type(plan), place, lambda *args: 1 / 0)
+        patch.setattr(f"rl_crop.core.{place}", lambda *args, **keywords: 1 / 0)
         with pytest.raises((PruningError, ZeroDivisionError)):
             plan.apply()
     assert same(before, state(model, mirror, optimizers=[optimizer]))
