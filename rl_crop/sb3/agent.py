@@ -1,5 +1,6 @@
 """Pruning a Stable-Baselines3 agent, or a bare policy in a loop of one's own."""
 
+import gc
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -25,13 +26,19 @@ from rl_crop.core.pruning.settings import Settings, Target, check_counts, check_
 from rl_crop.core.pruning.steps import apply_at_once, apply_steps, step_targets
 from rl_crop.core.rng import turn
 from rl_crop.sb3.adapters import describe, unwrap
+from rl_crop.sb3.along import along
 from rl_crop.sb3.batches import checked_samples
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches
 from rl_crop.sb3.networks import Hyperparameters, Objective, PolicyNetworks
+from rl_crop.sb3.observations import lost_normalization
 from rl_crop.sb3.state import record_event
 from rl_crop.sb3.subject import policy_subject
 
 Loss = Callable[[Any, Any], th.Tensor]
+LOST = (
+    "The agent was trained with VecNormalize, and without it its data are not what it knows: load it with "
+    "env=VecNormalize.load(...), give batches= that are normalised, or take compensation='none' and a criterion without data."
+)
 
 
 @turn()
@@ -42,10 +49,10 @@ def plan_policy_pruning(
     networks: str | Sequence[str] | None = None,
     batches: Iterable[Any] | None = None,
     loss: Loss | Mapping[str, Loss] | None = None,
-    gamma: float = 0.99,
+    gamma: float | None = None,
     ent_coef: float | None = None,
-    optimizers: Sequence[th.optim.Optimizer] | None = None,
-    mirrors: Sequence[BasePolicy] | None = None,
+    optimizers: Any = None,
+    mirrors: Any = None,
     n_batches: int = N_BATCHES,
     batch_size: int = BATCH_SIZE,
     **settings: Any,
@@ -56,7 +63,8 @@ def plan_policy_pruning(
     Where an algorithm holds less than one batch, a rollout is collected, which moves its environment on. Applied, the plan is
     recorded in ``model.pruning_history``.
 
-    :param model_or_policy: an SB3 algorithm, or a bare SB3 policy (then give ``batches``).
+    :param model_or_policy: an SB3 algorithm, or an SB3 policy. Where an algorithm holds the policy, that is found; for a bare
+        one give ``batches``.
     :param sparsity: share of each network's prunable parameters to remove, in [0, 1): one number, or by network
         (``"actor"``, ``"critic"``); networks not named stay whole. ``"auto"``, the default where no ``max_params`` or
         ``max_flops`` is given, finds the smallest widths at which the repaired networks compute what they do now.
@@ -65,27 +73,32 @@ def plan_policy_pruning(
         normalised as the policy sees them. An algorithm's own data by default.
     :param loss: replaces the objective: ``callable(policy, batch)``, or one by network. A batch's fields are its attributes
         (of a mapping, its items too); observations alone are ``batch.observations``.
-    :param gamma: discount factor, for a bare policy.
-    :param ent_coef: weight of the entropy, for a bare policy (0 by default).
-    :param optimizers: whose state is cut along, beside the algorithm's and the policy's own.
-    :param mirrors: further policies of the same class and shape, cut at the same indices.
+    :param gamma: discount factor; the algorithm's own by default, of a bare policy 0.99.
+    :param ent_coef: weight of the entropy; the algorithm's own by default, of a bare policy 0.
+    :param optimizers: whose state is cut along, beside those that algorithm and policy hold anywhere: optimizers, names of
+        attributes of the algorithm, or a function of it that returns them.
+    :param mirrors: copies of the policy, or of a part of it, that are cut at the same indices, beside those that are found
+        (attributes whose weights are like those of a network of the same structure): likewise; modules, state dicts or lists
+        of parameters.
     :param n_batches: number of scoring batches taken from the algorithm's data.
     :param batch_size: transitions in each.
     :param settings: see :class:`~rl_crop.core.pruning.settings.Settings`.
     :return: the plan.
     :raises PruningError: the agent, its data or the arguments do not allow it; says what to do.
     """
-    Settings.check_names(settings)
-    chosen = Settings(**settings)
     check_counts({"n_batches": n_batches, "batch_size": batch_size})
-    copies: list[Any] = listed("mirrors", mirrors, th.nn.Module, "policies of the same class and structure")
-    further = listed("optimizers", optimizers, th.optim.Optimizer, "optimizers of torch")
     _check_numbers(gamma, ent_coef)
     if not isinstance(model_or_policy, (BaseAlgorithm, th.nn.Module)):
         raise PruningError(f"Expected an agent or a policy of Stable-Baselines3, which is {described(model_or_policy)}.")
-    model = model_or_policy if isinstance(model_or_policy, BaseAlgorithm) else None
+    model = model_or_policy if isinstance(model_or_policy, BaseAlgorithm) else algorithm_of(model_or_policy)
     policy = unwrap(model_or_policy if model is None else model.policy)
-    hyper = Hyperparameters(gamma, ent_coef or 0.0) if model is None else Hyperparameters.of(model, ent_coef=ent_coef)
+    beside = along(model, policy, optimizers, mirrors, settings.pop("ignore", ()))
+    Settings.check_names(settings)
+    chosen = Settings(ignore=beside.ignore, **settings)
+    if model is None:
+        hyper = Hyperparameters(0.99 if gamma is None else gamma, ent_coef or 0.0)
+    else:
+        hyper = Hyperparameters.of(model, gamma=gamma, ent_coef=ent_coef)
     parts = describe(policy, hyper)
     losses = _losses(policy, parts, loss)
     if chosen.criterion_given or not (sparsity is None or is_auto(sparsity)):
@@ -94,15 +107,23 @@ def plan_policy_pruning(
     unknown = sorted(set(targets) - set(parts.modules)) if isinstance(targets, Mapping) else []
     if unknown:
         raise PruningError(f"Unknown networks {unknown}: this policy has {list(parts.modules)}.")
+    lost = False
     if batches is None and model is not None and (needs_data(chosen.criterion) or chosen.compensation != "none"):
+        lost = lost_normalization(model)
+        if lost and chosen.compensation != "none":
+            raise PruningError(f"{LOST} Nothing was changed.")
         batches = agent_batches(model, n_batches, batch_size, chosen.seed or 0)
     given = listed_batches(batches)
     with explained("Pruning could not be planned"):
         samples = [parts.prepare(batch) for batch in checked_samples(given, policy)]
-        subject = policy_subject(policy, parts, samples, losses, copies, further, model)
+        subject = policy_subject(policy, parts, samples, losses, model, beside)
+        if lost:
+            subject = replace(subject, notes=(*subject.notes, LOST))
         if model is not None:
             subject = replace(subject, applied=partial(record_event, model, source="plan_policy_pruning"))
-        return (make_plan if chosen.structured else make_mask_plan)(subject, targets, chosen)
+        plan = (make_plan if chosen.structured else make_mask_plan)(subject, targets, chosen)
+        plan.rehearse()
+        return plan
 
 
 @turn()
@@ -118,9 +139,8 @@ def prune_policy(
     :return: the report. Networks, targets and optimizer state have been cut, or masked, in place.
     :raises PruningError: nothing was changed.
     """
-    record = None
-    if isinstance(model_or_policy, BaseAlgorithm):
-        record = partial(record_event, model_or_policy, source="prune_policy")
+    model = model_or_policy if isinstance(model_or_policy, BaseAlgorithm) else algorithm_of(model_or_policy)
+    record = None if model is None else partial(record_event, model, source="prune_policy")
     if sparsity is None or is_auto(sparsity):
         return apply_at_once(plan_policy_pruning(model_or_policy, sparsity, **keywords), schedule, record)
     shares: Any = sparsity
@@ -130,11 +150,23 @@ def prune_policy(
     return apply_steps(lambda target: plan_policy_pruning(model_or_policy, target, **keywords), targets, first, record)
 
 
+def algorithm_of(policy: Any) -> BaseAlgorithm | None:
+    """
+    :return: the algorithm that holds a policy: it is what is saved, and rebuilds the policy when it is loaded.
+    :raises PruningError: several hold it.
+    """
+    # An object's class is asked for, and not the object, as some objects answer for others.
+    found = [item for item in gc.get_objects() if issubclass(type(item), BaseAlgorithm) and vars(item).get("policy") is policy]
+    if len(found) > 1:
+        raise PruningError("Several algorithms hold this policy, and each would save it in its own way: nothing was changed.")
+    return found[0] if found else None
+
+
 def prunable_parameters(model: BaseAlgorithm, structured: bool = True) -> dict[str, list[th.Tensor]]:
     """:return: by network, the parameters in which its units lie, or the weights that can be masked (targets not counted)."""
     policy = unwrap(model.policy)
     parts = describe(policy)
-    subject = policy_subject(policy, parts, (), parts.losses, (), None, model)
+    subject = policy_subject(policy, parts, (), parts.losses, model)
     graph = trace(subject)
     return prunable.prunable_parameters(subject, graph, None if structured else Weights.of(subject, graph))
 
@@ -182,10 +214,7 @@ def _check_gradient(policy: BasePolicy, criterion: Any, losses: Mapping[str, Obj
 def _check_numbers(gamma: Any, ent_coef: Any) -> None:
     for name, value, highest in (("gamma", gamma, 1.0), ("ent_coef", ent_coef, math.inf)):
         number = isinstance(value, Real) and not isinstance(value, bool)
-        if not (number and 0 <= float(value) <= highest and math.isfinite(float(value))) and (value, name) != (
-            None,
-            "ent_coef",
-        ):
+        if value is not None and not (number and 0 <= float(value) <= highest and math.isfinite(float(value))):
             raise PruningError(f"{name}={value!r} must be a number{' in [0, 1]' if highest == 1 else ' of at least 0'}.")
 
 

@@ -18,13 +18,7 @@ def rewrite_sizes(transaction: Transaction, policy: BasePolicy, parts: PolicyNet
     :param parts: its networks.
     :param model: the algorithm that holds it, if any.
     """
-    for owner, name, value in parts.sizes():
-        if isinstance(owner, dict):
-            transaction.set_item(owner, name, value)
-        else:
-            transaction.set_attribute(owner, name, value)
-    if parts.noise is not None:
-        parts.noise.resize(transaction)
+    rewrite_widths(transaction, parts)
     rewrite_extractors(transaction, policy, model, list(parts.extractors))
     if model is None:
         return
@@ -36,3 +30,19 @@ def rewrite_sizes(transaction: Transaction, policy: BasePolicy, parts: PolicyNet
             transaction.set_data(parameter, parameter.data.clone())
         transaction.set_attribute(model, "weights", parameters_to_vector(policy.parameters()).detach())
         transaction.set_attribute(model, "n_params", sum(parameter.numel() for parameter in policy.parameters()))
+
+
+def rewrite_widths(transaction: Transaction, parts: PolicyNetworks) -> None:
+    """
+    Bring the sizes in line that a policy and its networks keep of their hidden layers.
+
+    :param transaction: remembers every change.
+    :param parts: the policy's networks.
+    """
+    for owner, name, value in parts.sizes():
+        if isinstance(owner, dict):
+            transaction.set_item(owner, name, value)
+        else:
+            transaction.set_attribute(owner, name, value)
+    if parts.noise is not None:
+        parts.noise.resize(transaction)

@@ -1,15 +1,15 @@
 """Early pruning while an agent trains: arguments become a recipe, and the engine is fed between two rollouts."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.model import Subject
 from rl_crop.core.pruning.automatic import EARLY_TOLERANCE
 from rl_crop.core.pruning.settings import Settings, check_choices, check_counts, is_auto
 from rl_crop.core.pruning.surgery import Transaction
@@ -17,7 +17,9 @@ from rl_crop.core.recipes.arguments import recipe_of
 from rl_crop.core.recipes.engine import PruningEngine
 from rl_crop.core.recipes.recipe import Recipe, ScoringOptions
 from rl_crop.core.recipes.state import Change
+from rl_crop.sb3.adapters import unwrap
 from rl_crop.sb3.agent import check_criterion, target_by_network
+from rl_crop.sb3.along import Along, along
 from rl_crop.sb3.best_models import keep_dense_best
 from rl_crop.sb3.between_rollouts import (
     agent_limits,
@@ -87,6 +89,10 @@ class PruningCallback(BaseCallback):
     :param round_to: widths are multiples of this.
     :param tolerance: of a size that is found: the share of the variance of a network's outputs that may be left unexplained
         (1e-4).
+    :param ignore: modules of the policy that are left whole, by name, and attributes of the algorithm that are not looked at.
+    :param optimizers: further optimizers whose state is cut along, where they are not found: names of attributes of the
+        algorithm (``"vf_optimizer"``, with dots within), or a function of the algorithm that returns them.
+    :param mirrors: further copies of the policy, or of a part of it, that are cut along, likewise.
     :param seed: of everything random; the model's own by default.
     :param recipe: one of ``rl_crop.recipes``, by name, or a ``Recipe``: it decides what is not given. Masks that move while
         the agent trains change between rollouts, at least 250 (on-policy) or 1000 (off-policy) optimizer steps apart.
@@ -118,6 +124,9 @@ class PruningCallback(BaseCallback):
         max_flops: float | Mapping[str, float] | None = None,
         round_to: int = 1,
         tolerance: float | Mapping[str, float] | None = None,
+        ignore: str | list[str] | None = None,
+        optimizers: Any = None,
+        mirrors: Any = None,
         seed: int | None = None,
         recipe: str | Recipe | None = None,
         on_error: str = "raise",
@@ -137,6 +146,7 @@ class PruningCallback(BaseCallback):
             "tolerance": EARLY_TOLERANCE if tolerance is None else tolerance,
         }
         self.settings: dict[str, Any] = {"budget": budget, **sizes}
+        self.ignore, self.optimizers, self.mirrors = ignore or (), optimizers, mirrors
         self.recipe, self._given = recipe, {name: value for name, value in given.items() if value is not None}
         self.batch_size, self.seed, self.on_error = batch_size, seed, on_error
         self.learning_rate_factor = learning_rate_factor
@@ -175,7 +185,7 @@ class PruningCallback(BaseCallback):
         self._n_batches = recipe.of(ScoringOptions).n_batches
         self._seed = int(self.seed if self.seed is not None else (model.seed or 0))
         self.memory, self.guard = RolloutMemory(self._n_batches * self.batch_size), ReturnGuard(model._total_timesteps)
-        subject = agent_subject(model, [])
+        subject = self._subject([])
         parts = frozenset(sparsity if isinstance(sparsity, Mapping) else (network.name for network in subject.networks))
         self._state = AgentState(model, parts, recipe.structured, self._arguments(recipe, sparsity))
         if self._state.finished:
@@ -184,10 +194,10 @@ class PruningCallback(BaseCallback):
             return
         found = self._state.found(self.memory)
         self.engine = PruningEngine(
-            recipe, sparsity, partial(agent_subject, model), self._seed,
+            recipe, sparsity, self._subject, self._seed,
             replace(
                 agent_limits(model, model._total_timesteps, self.batch_size, self.memory), running=still_learning(model)
-            ), **self.settings,
+            ), ignore=self._along.ignore, **self.settings,
         )  # fmt: skip
         self._state.start(self.engine, subject, found)
         if not hasattr(model, "pruning_history"):
@@ -195,6 +205,13 @@ class PruningCallback(BaseCallback):
         if found is not None:
             self._retry_at, self._unseen = found["retry_at"], found["unseen"]
         self._write()
+
+    @property
+    def _along(self) -> Along:
+        return along(self.model, unwrap(self.model.policy), self.optimizers, self.mirrors, self.ignore)
+
+    def _subject(self, batches: Sequence[Any]) -> Subject:
+        return agent_subject(self.model, batches, self._along)
 
     def _checked(self) -> tuple[Recipe, Any]:
         """:return: the recipe and the sparsity that the arguments ask for."""
@@ -216,7 +233,8 @@ class PruningCallback(BaseCallback):
         described = {name: value for name, value in recipe.described.items() if name not in ("until", "options", "driver")}
         options = {name: value for name, value in recipe.options.items() if name in ("n_events", "min_units")}
         sizes = {name: str(value) for name, value in self.settings.items() if value is not None}
-        return {"sparsity": str(sparsity), **sizes, **described, "options": str(options)}
+        whole = {"ignore": str(self.ignore)} if self.ignore else {}
+        return {"sparsity": str(sparsity), **sizes, **whole, **described, "options": str(options)}
 
     def _on_rollout_start(self) -> None:
         # Where a checkpoint was saved within a rollout, nothing has been trained since it began.

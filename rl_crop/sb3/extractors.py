@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from gymnasium.vector.utils import create_empty_array
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
@@ -22,12 +21,17 @@ from torch import nn
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import named_tensors
-from rl_crop.core.pruning.plan import TRACE_BATCH
 from rl_crop.core.pruning.surgery import Transaction, select, update_sizes
 from rl_crop.core.rng import isolated_rng, undisturbed
+from rl_crop.sb3.observations import N_EXAMPLES, example_observations, sampled
 
-Shapes = Mapping[str, Sequence[int]]
-"""Shapes of parameters and buffers by name; those not named are as their class builds them."""
+FEATURES_DIM = "features_dim"
+
+Shapes = Mapping[str, Any]
+"""
+What a module differs in from what its class builds: by the name of a parameter or buffer, its shape as a list, or (of a
+buffer that a state dict leaves out) its values as nested tuples; by the name of an attribute ``features_dim``, its value.
+"""
 
 
 class ShapesInTurn:
@@ -92,8 +96,9 @@ class PrunedExtractor(BaseFeaturesExtractor):
             wanted = turn.take()
             built = extractor(observation_space, **(extractor_kwargs or {}))
             with Transaction() as transaction:
-                _resize(transaction, built, wanted)
-                correct_features_dim(transaction, built, observation_space)
+                resize(transaction, built, wanted)
+                if FEATURES_DIM not in wanted:
+                    correct_features_dim(transaction, built, observation_space)
         except BaseException:
             turn.restart()
             raise
@@ -114,22 +119,25 @@ def rewrite_extractors(
     :param extractors: its extractors (targets included) in order of construction, each once.
     :raises PruningError: Stable-Baselines3 could not build the extractors together.
     """
-    if not extractors:
+    if not any(named_tensors(extractor) for extractor in extractors):
         return
     pruned = policy.features_extractor_class is PrunedExtractor
     kwargs = policy.features_extractor_kwargs
     kind, kind_kwargs = (
         (kwargs["extractor"], kwargs["extractor_kwargs"]) if pruned else (policy.features_extractor_class, kwargs)
     )
-    with isolated_rng():  # the space is copied because a constructor may sample from it
-        dense = named_tensors(kind(copy.deepcopy(policy.observation_space), **kind_kwargs))
-    found = [_differing(extractor, dense) for extractor in extractors]
-    shapes = found[0] if all(entry == found[0] for entry in found) else ShapesInTurn(found)
-    if shapes == (kwargs["shapes"] if pruned else {}):
-        return
+    with isolated_rng():  # copies, because a constructor may sample from the space and change what it is handed
+        dense = kind(copy.deepcopy(policy.observation_space), **copy.deepcopy(kind_kwargs))
+    observations = example_observations(policy, model)
     for extractor in extractors:
-        correct_features_dim(transaction, extractor, policy.observation_space)
-    _correct_readers(transaction, policy, extractors)
+        correct_features_dim(transaction, extractor, policy.observation_space, observations)
+    if not pruned and not any(differing(extractor, dense) for extractor in extractors):
+        return
+    correct_readers(transaction, policy, extractors)
+    found = [differing(extractor, dense) | {FEATURES_DIM: extractor.features_dim} for extractor in extractors]
+    shapes = found[0] if all(entry == found[0] for entry in found) else ShapesInTurn(found)
+    if pruned and shapes == kwargs["shapes"]:
+        return
     description = {
         "features_extractor_class": PrunedExtractor,
         "features_extractor_kwargs": {"extractor": kind, "shapes": shapes, "extractor_kwargs": dict(kind_kwargs)},
@@ -143,13 +151,16 @@ def rewrite_extractors(
         refresh_batch_norm_stats(transaction, model)
 
 
-def correct_features_dim(transaction: Transaction, extractor: nn.Module, observation_space: spaces.Space) -> None:
+def correct_features_dim(
+    transaction: Transaction, extractor: nn.Module, observation_space: spaces.Space, observations: Any = None
+) -> None:
     """
     Set ``features_dim`` of an extractor, and of extractors within it, to the length of what they return.
 
     :param transaction: remembers every change.
-    :param extractor: run once on observations of zeros; modes, buffers and global generators stay as they are.
+    :param extractor: run once; modes, buffers and global generators stay as they are.
     :param observation_space: the space of the observations.
+    :param observations: as the policy sees them; samples of the space by default.
     :raises PruningError: the extractor does not say where it keeps its ``features_dim``.
     """
     lengths: dict[nn.Module, int] = {}
@@ -160,26 +171,27 @@ def correct_features_dim(transaction: Transaction, extractor: nn.Module, observa
     nested = [module for module in extractor.modules() if module is extractor or isinstance(module, BaseFeaturesExtractor)]
     hooks = [module.register_forward_hook(record) for module in nested]
     try:
-        device = next((tensor.device for tensor in named_tensors(extractor).values()), th.device("cpu"))
+        if observations is None:
+            device = next((tensor.device for tensor in named_tensors(extractor).values()), th.device("cpu"))
+            observations = obs_as_tensor(sampled(observation_space, N_EXAMPLES), device)
         with isolated_rng(), undisturbed(extractor), th.no_grad():
-            extractor(preprocess_obs(example_observations(observation_space, device), observation_space))
+            extractor(preprocess_obs(observations, observation_space))
     finally:
         for hook in hooks:
             hook.remove()
     for module, length in lengths.items():
-        if module.features_dim != length:
-            name = "_features_dim" if "_features_dim" in vars(module) else "features_dim"
-            if name not in vars(module):
-                raise PruningError(
-                    f"{type(module).__name__} returns {length} features and says {module.features_dim}, which cannot be "
-                    f"corrected: keep the number in an attribute named _features_dim, as BaseFeaturesExtractor does."
-                )
-            transaction.set_attribute(module, name, length)
+        _set_features_dim(transaction, module, length)
 
 
-def example_observations(observation_space: spaces.Space, device: th.device) -> Any:
-    """:return: a few observations of zeros on ``device``, not yet preprocessed: only their shape matters."""
-    return obs_as_tensor(create_empty_array(observation_space, n=TRACE_BATCH, fn=np.zeros), device)  # type: ignore[arg-type]
+def _set_features_dim(transaction: Transaction, module: nn.Module, length: int) -> None:
+    if module.features_dim != length:
+        name = "_features_dim" if "_features_dim" in vars(module) else FEATURES_DIM
+        if name not in vars(module):
+            raise PruningError(
+                f"{type(module).__name__} returns {length} features and says {module.features_dim}, which cannot be "
+                f"corrected: keep the number in an attribute named _features_dim, as BaseFeaturesExtractor does."
+            )
+        transaction.set_attribute(module, name, length)
 
 
 def refresh_batch_norm_stats(transaction: Transaction, model: BaseAlgorithm) -> None:
@@ -198,31 +210,66 @@ def refresh_batch_norm_stats(transaction: Transaction, model: BaseAlgorithm) -> 
         transaction.set_attribute(model, name, get_parameters_by_name(owner, ["running_"]))
 
 
-def _resize(transaction: Transaction, extractor: nn.Module, shapes: Shapes) -> None:
-    """What is left keeps the first of the values that were there."""
-    tensors = named_tensors(extractor)
-    for name, shape in shapes.items():
+def resize(transaction: Transaction, module: nn.Module, shapes: Shapes) -> None:
+    """
+    Give a module that its class has built the shapes of one that was cut. What is left keeps the first of the values that
+    were there, unless they are stated.
+
+    :param transaction: remembers every change.
+    :param module: the module.
+    :param shapes: what the cut one differed in; no axis may be longer.
+    :raises PruningError: they do not fit the module.
+    """
+    tensors = named_tensors(module)
+    stated = {name: value for name, value in shapes.items() if not isinstance(value, int)}
+    for name, value in stated.items():
+        shape = list(np.shape(value)) if isinstance(value, tuple) else value
         old = tuple(tensors[name].shape) if name in tensors else None
         if old is None or len(old) != len(shape) or any(new > size for new, size in zip(shape, old, strict=True)):
             raise PruningError(
-                f"{type(extractor).__name__} builds {name!r} with the shape {old}, from which {tuple(shape)} cannot be cut: "
+                f"{type(module).__name__} builds {name!r} with the shape {old}, from which {tuple(shape)} cannot be cut: "
                 f"the class is not the one that was pruned."
             )
         index = {axis: np.arange(length) for axis, length in enumerate(shape) if length < old[axis]}
-        transaction.set_data(tensors[name], select(tensors[name].detach(), index))
-    update_sizes(transaction, [extractor], [tensors[name] for name in shapes])
+        tensor = tensors[name].detach()
+        data = tensor.new_tensor(value) if isinstance(value, tuple) else select(tensor, index)
+        transaction.set_data(tensors[name], data)
+    update_sizes(transaction, [module], [tensors[name] for name in stated])
+    for name in shapes.keys() - stated.keys():
+        _set_features_dim(transaction, module.get_submodule(name.removesuffix(FEATURES_DIM).rstrip(".")), shapes[name])
 
 
-def _differing(extractor: nn.Module, dense: Mapping[str, th.Tensor]) -> dict[str, list[int]]:
-    return {
-        name: list(tensor.shape)
-        for name, tensor in named_tensors(extractor).items()
-        if name in dense and tensor.shape != dense[name].shape
+def differing(module: nn.Module, dense: nn.Module) -> dict[str, Any]:
+    """:return: what a cut module differs in from one that its class has built; see :data:`Shapes`."""
+    built = named_tensors(dense)
+    unsaved = {
+        f"{path}.{name}".lstrip(".") for path, part in module.named_modules() for name in part._non_persistent_buffers_set
     }
+    found: dict[str, Any] = {
+        name: _nested(tensor.tolist()) if name in unsaved else list(tensor.shape)
+        for name, tensor in named_tensors(module).items()
+        if name in built and tensor.shape != built[name].shape
+    }
+    parts = dict(dense.named_modules())
+    for path, part in module.named_modules():
+        if isinstance(part, BaseFeaturesExtractor) and part.features_dim != getattr(parts.get(path), FEATURES_DIM, None):
+            found[f"{path}.{FEATURES_DIM}".lstrip(".")] = part.features_dim
+    return found
 
 
-def _correct_readers(transaction: Transaction, policy: BasePolicy, extractors: Sequence[nn.Module]) -> None:
-    """The policy and its networks keep the number of features that they receive."""
+def _nested(values: Any) -> Any:
+    return tuple(_nested(value) for value in values) if isinstance(values, list) else values
+
+
+def correct_readers(transaction: Transaction, policy: BasePolicy, extractors: Sequence[nn.Module]) -> None:
+    """
+    Correct the number of features where a policy and its networks keep what they receive.
+
+    :param transaction: remembers every change.
+    :param policy: the policy.
+    :param extractors: its extractors.
+    :raises PruningError: Stable-Baselines3 could not build the extractors together.
+    """
     for module in policy.modules():
         own = getattr(module, "features_extractor", None)
         if "features_dim" in vars(module) and isinstance(own, nn.Module):

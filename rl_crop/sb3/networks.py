@@ -8,6 +8,7 @@ import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from rl_crop.core.errors import PruningError
 from rl_crop.sb3.noise import StateDependentNoise
 
 Objective = Callable[[Any], th.Tensor]
@@ -75,8 +76,9 @@ class PolicyNetworks:
     :param whole: modules that are left whole, with the reason.
     :param ties: slices that are one unit although no call joins them.
     :param noise: the state-dependent exploration noise of the actor, if it has one.
-    :param needs_actions: whether ``forwards`` read actions.
     :param one_vector: whether the algorithm keeps all parameters in one vector, and writes it anew after a cut.
+    :param act: makes actions of observations, where something here reads actions and none are given.
+    :param training: what training runs beside ``forwards``; see :class:`~rl_crop.core.model.Subject`.
     :param prepare: turns a batch into what the objectives and forwards read.
     :param own: by what they compute, a function of the policy's own and the one that describes it here: they must agree.
     """
@@ -92,8 +94,9 @@ class PolicyNetworks:
     whole: Mapping[nn.Module, str] = field(default_factory=dict)
     ties: Sequence[Tie] = ()
     noise: StateDependentNoise | None = None
-    needs_actions: bool = False
     one_vector: bool = False
+    act: Callable[[Any], th.Tensor] | None = None
+    training: Sequence[Forward] = ()
     prepare: Callable[[Any], Any] = field(default=lambda batch: batch)
     own: Mapping[str, tuple[Forward, Forward]] = field(default_factory=dict)
 
@@ -102,6 +105,17 @@ def hidden_widths(network: nn.Module, heads: int = 0) -> list[int]:
     """:return: outputs of every linear layer but the last ``heads``, as ``net_arch`` lists them."""
     widths = [module.out_features for module in network.modules() if isinstance(module, nn.Linear)]
     return widths[: len(widths) - heads]
+
+
+def first_linear(head: nn.Module) -> nn.Linear:
+    """
+    :return: the layer by which a head receives its features.
+    :raises PruningError: it has no linear layer.
+    """
+    found = next((module for module in head.modules() if isinstance(module, nn.Linear)), None)
+    if found is None:
+        raise PruningError(f"A head of the policy is not supported: {head} has no linear layer. Nothing was changed.")
+    return found
 
 
 def has_parameters(module: nn.Module) -> bool:

@@ -19,6 +19,7 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.model import Subject
 from rl_crop.core.recipes.timetable import Limits
 from rl_crop.sb3.adapters import describe, unwrap
+from rl_crop.sb3.along import Along
 from rl_crop.sb3.batches import as_samples, checked_samples
 from rl_crop.sb3.between_rollouts import agent_limits, between_updates, has_buffers, no_longer, training_batches
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, RolloutMemory, agent_batches
@@ -26,16 +27,17 @@ from rl_crop.sb3.networks import Hyperparameters
 from rl_crop.sb3.subject import algorithm_optimizers, policy_subject
 
 
-def agent_subject(model: BaseAlgorithm, batches: Sequence[Any]) -> Subject:
+def agent_subject(model: BaseAlgorithm, batches: Sequence[Any], beside: Along = Along()) -> Subject:  # noqa: B008
     """
     :param model: the agent.
     :param batches: scoring batches, normalised as the policy sees them; none are needed where nothing looks at data.
+    :param beside: what the caller says of what is cut along.
     :return: what the core plans, cuts and masks.
     """
     policy = unwrap(model.policy)
     parts = describe(policy, Hyperparameters.of(model))
     samples = [parts.prepare(batch) for batch in checked_samples(batches, policy)]
-    return policy_subject(policy, parts, samples, parts.losses, (), None, model)
+    return policy_subject(policy, parts, samples, parts.losses, model, beside)
 
 
 class AgentTask:

@@ -12,10 +12,12 @@ from torch import nn
 
 from rl_crop.core.errors import PruningError
 from rl_crop.sb3.batches import needs
-from rl_crop.sb3.networks import Forward, Hyperparameters, Place, PolicyNetworks, has_parameters, hidden_widths
+from rl_crop.sb3.networks import Forward, Hyperparameters, Place, PolicyNetworks, first_linear, has_parameters, hidden_widths
 from rl_crop.sb3.noise import StateDependentNoise
 
 ONE_SIZE = "Stable-Baselines3 builds actor and critic for one features_dim, also where each has an extractor of its own"
+TRAINED = ("trained values", "log-probabilities of actions", "entropies")
+"""What ``evaluate_actions`` returns, in order."""
 
 
 def actor_critic(policy: Any, hyper: Hyperparameters) -> PolicyNetworks:
@@ -39,28 +41,35 @@ def actor_critic(policy: Any, hyper: Hyperparameters) -> PolicyNetworks:
             None if others is None else policy.mlp_extractor.forward_critic(others),
         )
 
-    def acted(observations: Any, actions: Any) -> th.Tensor:
-        latent = latents(observations, critic=False)[0]
-        chosen = policy._get_action_dist_from_latent(latent).get_actions(deterministic=True)
-        return chosen.reshape(-1, *policy.action_space.shape)
+    def trained(observations: Any, actions: Any) -> Any:
+        return policy.evaluate_actions(observations, as_trained(policy, actions))
 
     def valued(observations: Any, actions: Any) -> th.Tensor:
         return policy.value_net(latents(observations, actor=False)[1])
 
-    own: dict[str, tuple[Forward, Forward]] = {  # training and prediction take different ways
-        "actions": (lambda observations, actions: policy(observations, deterministic=True)[0], acted),
+    own: dict[str, tuple[Forward, Forward]] = {  # acting, prediction and training take different ways
+        "actions": (
+            lambda observations, actions: policy(observations, deterministic=True)[0],
+            lambda observations, actions: _chosen(policy, latents, observations).reshape(-1, *policy.action_space.shape),
+        ),
         "values": (lambda observations, actions: policy(observations, deterministic=True)[1], valued),
         "predicted values": (lambda observations, actions: policy.predict_values(observations), valued),
+        "distributions of actions": (
+            lambda observations, actions: policy.get_distribution(observations).log_prob(as_trained(policy, actions)),
+            lambda observations, actions: _distribution(policy, latents, observations).log_prob(as_trained(policy, actions)),
+        ),
     }
-    return assemble(policy, hyper, latents, own=own)
+    return assemble(policy, hyper, latents, trained, own=own)
 
 
 def assemble(
     policy: Any,
     hyper: Hyperparameters,
     latents: Callable[..., tuple[Any, Any]],
+    trained: Forward,
     before: Mapping[str, tuple[nn.Module, ...]] | None = None,
     seen: Callable[[Any], Any] = lambda observations: observations,
+    own: Mapping[str, tuple[Forward, Forward]] | None = None,
     **more: Any,
 ) -> PolicyNetworks:
     """
@@ -70,8 +79,10 @@ def assemble(
     :param hyper: of the algorithm.
     :param latents: what the action head and the value head receive: a function of (observations, actor, critic), whose
         switches leave the other one ``None``.
+    :param trained: what the algorithm trains: values, log-probabilities and entropies of observations and actions.
     :param before: by network, modules between features extractor and ``mlp_extractor``.
     :param seen: what features extractors receive of the observations of a batch.
+    :param own: see :class:`PolicyNetworks`; what ``trained`` returns comes beside it.
     :param more: further fields of :class:`PolicyNetworks`.
     :raises PruningError: its hidden layers are not those of a plain ``MlpExtractor``.
     """
@@ -118,9 +129,21 @@ def assemble(
     def sizes() -> list[Place]:
         return [
             (policy, "net_arch", net_arch()),
-            (extractor, "latent_dim_pi", policy.action_net.in_features),
-            (extractor, "latent_dim_vf", policy.value_net.in_features),
+            (extractor, "latent_dim_pi", first_linear(policy.action_net).in_features),
+            (extractor, "latent_dim_vf", first_linear(policy.value_net).in_features),
         ]
+
+    def described(observations: Any, actions: Any) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        latent_pi, latent_vf = latents(observations)
+        distribution = policy._get_action_dist_from_latent(latent_pi)
+        log_prob = distribution.log_prob(as_trained(policy, actions))
+        return policy.value_net(latent_vf), log_prob, distribution.entropy()
+
+    def compared(place: int) -> tuple[Forward, Forward]:
+        def of(function: Forward) -> Forward:
+            return lambda observations, actions: function(observations, actions)[place]
+
+        return of(trained), of(described)
 
     return PolicyNetworks(
         modules=modules,
@@ -130,9 +153,25 @@ def assemble(
         sizes=sizes,
         extractors=[pi_extractor] if shared else [pi_extractor, vf_extractor],
         pinned=pinned,
-        noise=StateDependentNoise(policy.action_dist, policy.log_std, policy.action_net) if use_sde else None,
+        noise=StateDependentNoise(policy.action_dist, policy.log_std, first_linear(policy.action_net)) if use_sde else None,
+        act=lambda observations: _chosen(policy, latents, observations),
+        training=[] if use_sde else [trained],  # its variance is a product of log_std and latent features, tied by noise
+        own={**(own or {}), **{what: compared(place) for place, what in enumerate(TRAINED)}},
         **more,
     )
+
+
+def _distribution(policy: Any, latents: Callable[..., tuple[Any, Any]], observations: Any) -> Any:
+    return policy._get_action_dist_from_latent(latents(observations, critic=False)[0])
+
+
+def _chosen(policy: Any, latents: Callable[..., tuple[Any, Any]], observations: Any) -> th.Tensor:
+    return _distribution(policy, latents, observations).get_actions(deterministic=True)
+
+
+def as_trained(policy: Any, actions: th.Tensor) -> th.Tensor:
+    """:return: actions as Stable-Baselines3 hands them to ``evaluate_actions``: shape (n,) of choices, else (n, numbers)."""
+    return actions.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else actions.reshape(len(actions), -1)
 
 
 def _features(policy: Any, observations: Any) -> list[th.Tensor]:
@@ -150,13 +189,10 @@ def policy_gradient_loss(policy: Any, latent: th.Tensor | None, batch: Any, hype
     :param hyper: weight of the entropy, and whether advantages are normalised.
     """
     needs(batch, "actions", "advantages")
-    actions = batch.actions.reshape(len(batch.actions), *policy.action_space.shape)
-    if isinstance(policy.action_space, spaces.Discrete):
-        actions = actions.long()
     distribution = policy._get_action_dist_from_latent(latent)
     if getattr(batch, "action_masks", None) is not None:
         distribution.apply_masking(batch.action_masks)
-    log_prob = distribution.log_prob(actions)
+    log_prob = distribution.log_prob(as_trained(policy, batch.actions))
     advantages = batch.advantages.flatten()
     if hyper.normalize_advantage and len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)

@@ -53,5 +53,5 @@ def deterministic_actor_critic(policy: Any, hyper: Hyperparameters) -> PolicyNet
         ],
         extractors=list(dict.fromkeys(owner.features_extractor for owner in (actor, actor_target, critic, critic_target))),
         ties=twins(policy, critic.q_networks),
-        needs_actions=True,
+        act=lambda observations: actor(observations),
     )

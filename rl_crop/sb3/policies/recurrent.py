@@ -14,7 +14,7 @@ from stable_baselines3.common.policies import BaseModel
 from rl_crop.core.model import mapped
 from rl_crop.sb3.batches import Samples
 from rl_crop.sb3.networks import Hyperparameters, PolicyNetworks
-from rl_crop.sb3.policies.actor_critic import assemble
+from rl_crop.sb3.policies.actor_critic import as_trained, assemble
 
 STATES = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
 """States before each transition, shape (n, layers, hidden size), as a ``RecurrentRolloutBuffer`` names them."""
@@ -27,9 +27,11 @@ def recurrent_actor_critic(policy: Any, hyper: Hyperparameters) -> PolicyNetwork
     :return: its parts; observations are mappings with ``"observations"``, ``"episode_starts"`` and :data:`STATES`.
     """
 
+    def state_of(observed: Mapping[str, Any], kind: str) -> tuple[th.Tensor, ...]:
+        return tuple(observed[f"{name}_states_{kind}"].swapaxes(0, 1).contiguous() for name in ("hidden", "cell"))
+
     def remembered(observed: Mapping[str, Any], features: th.Tensor, lstm: th.nn.LSTM, kind: str) -> th.Tensor:
-        state = tuple(observed[f"{name}_states_{kind}"].swapaxes(0, 1).contiguous() for name in ("hidden", "cell"))
-        return policy._process_sequence(features, state, observed["episode_starts"].flatten(), lstm)[0]
+        return policy._process_sequence(features, state_of(observed, kind), observed["episode_starts"].flatten(), lstm)[0]
 
     def latents(observed: Mapping[str, Any], actor: bool = True, critic: bool = True) -> tuple[Any, Any]:
         latent_pi = latent_vf = None
@@ -47,10 +49,16 @@ def recurrent_actor_critic(policy: Any, hyper: Hyperparameters) -> PolicyNetwork
             policy.mlp_extractor.forward_critic(latent_vf) if critic else None,
         )
 
+    def trained(observed: Mapping[str, Any], actions: th.Tensor) -> Any:
+        from sb3_contrib.common.recurrent.type_aliases import RNNStates
+
+        states, starts = RNNStates(state_of(observed, "pi"), state_of(observed, "vf")), observed["episode_starts"].flatten()
+        return policy.evaluate_actions(observed["observations"], as_trained(policy, actions), states, starts)
+
     before = {"actor": (policy.lstm_actor,), "critic": tuple(m for m in (policy.lstm_critic, policy.critic) if m is not None)}
     whole = {} if policy.critic is None else {policy.critic: "Stable-Baselines3 gives it the width of the LSTM"}
     return assemble(
-        policy, hyper, latents, before, lambda observed: observed["observations"],
+        policy, hyper, latents, trained, before, lambda observed: observed["observations"],
         whole=whole, prepare=lambda batch: with_states(policy, batch),
     )  # fmt: skip
 

@@ -13,6 +13,8 @@ from rl_crop.sb3.networks import Hyperparameters, Place, PolicyNetworks, hidden_
 from rl_crop.sb3.noise import StateDependentNoise
 from rl_crop.sb3.policies.critics import places, twins, with_extractors
 
+LOG_STD = (-20.0, 2.0)
+"""Where Stable-Baselines3 clips the logarithm of the standard deviation of actions."""
 CriticLoss = Callable[[th.Tensor, th.Tensor, Any], th.Tensor]
 
 
@@ -85,6 +87,7 @@ def _assemble(policy: Any, actor_loss: Callable[[Any], th.Tensor], critic_loss: 
         return places(policy, net_arch(), [actor])
 
     mean: Any = actor.mu[0] if isinstance(actor.mu, nn.Sequential) else actor.mu
+    n_computed = 1 if actor.use_sde else 2
     owners = [actor, critic] if target is None else [actor, critic, target]
     return PolicyNetworks(
         modules=with_extractors(policy, [actor.latent_pi, *heads], list(critic.q_networks)),
@@ -95,12 +98,16 @@ def _assemble(policy: Any, actor_loss: Callable[[Any], th.Tensor], critic_loss: 
         targets=[] if target is None else [(critic, target, lambda observations, actions: target(observations, actions))],
         extractors=list(dict.fromkeys(owner.features_extractor for owner in owners)),
         ties=twins(policy, critic.q_networks),
-        needs_actions=True,
+        act=lambda observations: actor(observations, deterministic=True),
         own={
             "actions": (
                 lambda observations, actions: actor(observations, deterministic=True),
                 lambda observations, actions: act(observations, actions)[0].tanh(),
-            )
+            ),
+            "distributions of actions": (
+                lambda observations, actions: th.cat(actor.get_action_dist_params(observations)[:n_computed], 1),
+                lambda observations, actions: th.cat([x.clamp(*LOG_STD) for x in act(observations, actions)], 1),
+            ),
         },
         noise=StateDependentNoise(actor.action_dist, actor.log_std, mean) if actor.use_sde else None,
     )
