@@ -7,15 +7,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from rl_crop.export.actor import MASKS, Actor
 from rl_crop.export.source import Source
+from rl_crop.sb3.observations import sampled
 
 N_OBSERVATIONS, N_IMAGES = 256, 32
-# Real observations of spaces without bounds are mostly small; the networks say nothing sensible on others.
-_LARGEST = 10.0
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,7 @@ def collect_samples(model: Any, actor: Actor, source: Source, seed: int = 0) -> 
             pass
         finally:
             fresh.close()
-    space = copy.deepcopy(source.space)
-    space.seed(seed)
-    parts = [_columns(actor, _stack([_sample(space) for _ in range(n)]))]
+    parts = [_columns(actor, sampled(source.space, n, seed))]
     held = [_columns(actor, observations) for observations in _held(model, source, n)]
     parts += held
     origin = "the agent's buffer and the space" if held else "the space"
@@ -72,12 +68,12 @@ def collect_samples(model: Any, actor: Actor, source: Source, seed: int = 0) -> 
 def _fresh_env(source: Source, seed: int) -> VecEnv | None:
     if source.env is None:
         return None
-    spec = source.env.get_attr("spec", 0)[0]
-    if spec is None:
-        return None
-    try:
+    try:  # simulators need not be gym environments, and anything can go wrong in the making of one
+        spec = source.env.get_attr("spec", [0])[0]
+        if spec is None:
+            return None
         env = gym.make(spec.id, **(spec.kwargs | {"render_mode": None}))
-    except Exception:  # anything can go wrong in the making of an environment, and samples of the space are good enough
+    except Exception:  # samples of the space are good enough
         return None
     if env.observation_space != source.space:  # it was wrapped
         env.close()
@@ -88,7 +84,7 @@ def _fresh_env(source: Source, seed: int) -> VecEnv | None:
 
 
 def _step(model: Any, actor: Actor, source: Source, env: VecEnv, n: int, origin: str) -> Observations:
-    masked = any(port.name == MASKS for port in actor.inputs) and env.has_attr(MASKS)
+    masked = any(port.name == MASKS for port in actor.inputs) and _gives_masks(env)
     rows, masks, keywords = [], [], {}
     observation: Any = env.reset()
     for _ in range(-(-n // env.num_envs)):
@@ -102,33 +98,18 @@ def _step(model: Any, actor: Actor, source: Source, env: VecEnv, n: int, origin:
     return Observations(columns, np.concatenate(masks)[:n].reshape(n, -1).astype(bool) if masked else None, origin)
 
 
+def _gives_masks(env: VecEnv) -> bool:
+    try:
+        return env.has_attr(MASKS)
+    except Exception:  # a simulator need not be able to say it
+        return False
+
+
 def _columns(actor: Actor, observation: Any) -> list[np.ndarray]:
     """:return: one array for each input that is an observation, of its type."""
     parts = [observation] if actor.keys is None else [observation[key] for key in actor.keys]
     ports = actor.inputs[: actor.n_observations]
     return [np.asarray(part).reshape(-1, *port.shape).astype(port.dtype) for part, port in zip(parts, ports)]
-
-
-def _stack(rows: list[Any]) -> Any:
-    if isinstance(rows[0], dict):
-        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    return np.stack(rows)
-
-
-def _sample(space: spaces.Space) -> Any:
-    sample = space.sample()
-    if isinstance(space, spaces.Dict):
-        return {key: _small(sample[key], space[key]) for key in space.spaces}
-    return _small(sample, space)
-
-
-def _small(sample: Any, space: spaces.Space) -> Any:
-    """:return: a sample in the place of one that is too large; bounds that stand for none are to be found in many spaces."""
-    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-        return sample
-    low, high = np.maximum(space.low, -_LARGEST), np.minimum(space.high, _LARGEST)
-    small = (low + (high - low) * space.np_random.random(space.shape)).astype(space.dtype)
-    return np.where(np.abs(sample) > _LARGEST, small, sample)
 
 
 def _held(model: Any, source: Source, n: int) -> Iterator[Any]:
