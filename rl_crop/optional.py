@@ -16,4 +16,7 @@ def require(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"This needs `{module}`. Install it with: pip install 'rl-crop[{extra}]'") from error
+        raise ImportError(
+            f"This needs `{module}`, which comes with the extra {extra!r}: pip install -e '.[{extra}]' in a checkout, "
+            f"or name the extra behind the wheel, './rl_crop-….whl[{extra}]'."
+        ) from error

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from stable_baselines3.common.env_util import make_atari_env
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("plots", "scripts", "envs", "contrib", "atari", "export", "zoo", "ray", "supervised", "benchmark")
+EXTRAS = ("plots", "scripts", "envs", "contrib", "atari", "export", "zoo", "ray", "supervised", "benchmark", "docs")
 
 
 @pytest.fixture(scope="module")
