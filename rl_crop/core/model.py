@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch as th
 from torch import nn
 
@@ -96,6 +97,9 @@ class Subject:
         :mod:`rl_crop.core.graph.unmet`.
     :param fixed: tensors that are never cut, along no axis, with the reason.
     :param ties: pairs of (tensor, axis) that hold the same units although no call joins them.
+    :param one_width: by reason, pairs of (tensor, axis) whose units may differ, but not their number.
+    :param stored: data that the runs read and whose last axis holds units (states of a recurrent layer), by name.
+    :param follow: called with the transaction and, by name, the places of stored data that stay, where some go.
     :param unscored: parameters that are cut with the units but say nothing of them where they are zero (a ``log_std``), so
         that they have no part in scores.
     :param whole: modules left whole, as if named in ``ignore``, with the reason.
@@ -120,6 +124,9 @@ class Subject:
     strangers: Mapping[str, Mapping[str, th.Tensor]] | None = None
     fixed: Mapping[str, str] = field(default_factory=dict)
     ties: tuple[tuple[tuple[str, int], tuple[str, int]], ...] = ()
+    one_width: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
+    stored: Mapping[str, th.Tensor] = field(default_factory=dict)
+    follow: Callable[[Transaction, Mapping[str, np.ndarray]], None] = field(default=lambda transaction, stays: None)
     unscored: frozenset[str] = frozenset()
     whole: Mapping[str, str] = field(default_factory=dict)
     one_vector: bool = False

@@ -22,9 +22,11 @@ def rewrite_sizes(transaction: Transaction, policy: BasePolicy, parts: PolicyNet
     rewrite_extractors(transaction, policy, model, list(parts.extractors))
     if model is None:
         return
+    changed = dict(parts.kwargs())
     if hasattr(policy, "net_arch") and policy.net_arch != model.policy_kwargs.get("net_arch"):
-        # A new dictionary: the old one is the user's own, who may build other agents with it.
-        transaction.set_attribute(model, "policy_kwargs", {**model.policy_kwargs, "net_arch": parts.net_arch()})
+        changed["net_arch"] = parts.net_arch()
+    if changed:  # a new dictionary: the old one is the user's own, who may build other agents with it
+        transaction.set_attribute(model, "policy_kwargs", {**model.policy_kwargs, **changed})
     if hasattr(model, "n_params"):  # random search keeps all parameters in one vector
         for parameter in policy.parameters():  # those not cut are views of the old vector, which would be kept and saved
             transaction.set_data(parameter, parameter.data.clone())

@@ -103,7 +103,8 @@ class RolloutMemory:
 
     def add(self, buffer: RolloutBuffer, seed: int) -> None:
         """Copy a full buffer's transitions (a random choice, where it holds more than wanted)."""
-        self.parts.append(rollout_samples(buffer, self.n_samples, seed))
+        samples = rollout_samples(buffer, self.n_samples, seed)
+        self.parts = [*(part for part in self.parts if _alike(part, samples)), samples]
         while sum(n_rows(part) for part in self.parts[1:]) >= self.n_samples:
             self.parts.pop(0)
 
@@ -120,6 +121,11 @@ class RolloutMemory:
     def clear(self) -> None:
         """Forget everything: it was collected by another network."""
         self.parts = []
+
+
+def _alike(one: Samples, other: Samples) -> bool:
+    """Whether the states in samples, if any, are of the same size: those of before a cut of the LSTM are not."""
+    return all(getattr(one, name).shape[1:] == getattr(other, name).shape[1:] for name in STATES if hasattr(other, name))
 
 
 def replay_batches(model: OffPolicyAlgorithm, n_batches: int, batch_size: int, seed: int, buffer: Any = None) -> list[Any]:

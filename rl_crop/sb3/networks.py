@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.sb3.noise import StateDependentNoise
 
 Objective = Callable[[Any], th.Tensor]
@@ -75,6 +77,11 @@ class PolicyNetworks:
     :param pinned: further functions whose outputs keep their size, by reason.
     :param whole: modules that are left whole, with the reason.
     :param ties: slices that are one unit although no call joins them.
+    :param one_width: by reason, axes of parameters that end with one width, whichever units these are.
+    :param stored: keys of the observations under which states lie whose last axis holds units.
+    :param follow: cuts what else holds such states: a function of the transaction, the algorithm (or ``None``), what holds
+        observations, and the places that stay by key.
+    :param kwargs: what changes in ``policy_kwargs`` by a cut, beside ``net_arch``.
     :param noise: the state-dependent exploration noise of the actor, if it has one.
     :param one_vector: whether the algorithm keeps all parameters in one vector, and writes it anew after a cut.
     :param act: makes actions of observations, where something here reads actions and none are given.
@@ -93,6 +100,10 @@ class PolicyNetworks:
     pinned: Mapping[str, Forward] = field(default_factory=dict)
     whole: Mapping[nn.Module, str] = field(default_factory=dict)
     ties: Sequence[Tie] = ()
+    one_width: Mapping[str, Sequence[tuple[nn.Parameter, int]]] = field(default_factory=dict)
+    stored: Sequence[str] = ()
+    follow: Callable[[Transaction, Any, Sequence[Mapping[str, Any]], Mapping[str, np.ndarray]], None] | None = None
+    kwargs: Callable[[], Mapping[str, Any]] = field(default=lambda: {})
     noise: StateDependentNoise | None = None
     one_vector: bool = False
     act: Callable[[Any], th.Tensor] | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -75,6 +76,13 @@ def policy_subject(
 
         return restore
 
+    stored = {f"observations.{key}": key for key in parts.stored}
+
+    def follow(transaction: Transaction, stays: Mapping[str, np.ndarray]) -> None:
+        if parts.follow is not None and stays:
+            seen = [inputs[0], *(batch.observations for batch in samples)]
+            parts.follow(transaction, model, seen, {stored[name]: index for name, index in stays.items()})
+
     def after_cut(transaction: Transaction) -> Sequence[str]:
         notes = describe_cut(transaction, policy, parts, model, before)
         _check_description(policy, parts, inputs)
@@ -96,6 +104,11 @@ def policy_subject(
         strangers=held.strangers,
         fixed={names[identity]: HANDED_OVER for identity in handed_over(policy, model) if identity in names},
         ties=(*parts.ties, *noise_ties),
+        one_width={
+            why: tuple((names[id(parameter)], axis) for parameter, axis in places) for why, places in parts.one_width.items()
+        },
+        stored={name: inputs[0][key] for name, key in stored.items()},
+        follow=follow,
         unscored=frozenset(log_std for _, (log_std, _) in noise_ties),
         whole={name: parts.whole[module] for name, module in policy.named_modules() if module in parts.whole},
         one_vector=parts.one_vector,

@@ -186,5 +186,5 @@ def test_the_zip_is_smaller_in_proportion(name, tmp_path):
         [policy] = [info.file_size for info in parts if info.filename == "policy.pth"]
         measured.append(np.array([count, policy, optimizers]))
     share = measured[1] / np.maximum(measured[0], 1)
-    assert share[0] < 0.2 or name == "recurrent"  # whose LSTM stays whole
+    assert share[0] < 0.2
     assert share[1] < 2 * share[0] and share[2] < 2 * share[0]

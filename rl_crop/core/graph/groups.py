@@ -83,6 +83,7 @@ class DependencyGraph:
     :param shapes: shape of every parameter and buffer at the time of the trace.
     :param recurrent: those among the weights that recurrent layers hold.
     :param feedback: those among these that read what their own layer gave out a step before.
+    :param one_width: by reason, groups that must end with the same number of units, whichever these are.
     """
 
     groups: dict[str, Group]
@@ -91,6 +92,7 @@ class DependencyGraph:
     shapes: dict[str, tuple[int, ...]] = field(repr=False)
     recurrent: frozenset[str] = frozenset()
     feedback: frozenset[str] = frozenset()
+    one_width: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def flops(self) -> int:
@@ -128,6 +130,8 @@ def find_units(
     training: Sequence[Callable[[], object]] = (),
     strangers: Mapping[str, Mapping[str, th.Tensor]] | None = None,
     fixed: Mapping[str, str] | None = None,
+    stored: Mapping[str, th.Tensor] | None = None,
+    one_width: Mapping[str, Sequence[tuple[str, int]]] | None = None,
 ) -> DependencyGraph:
     """
     Run the network once and find its units.
@@ -145,9 +149,13 @@ def find_units(
     :param strangers: what beside the model may read it (see :func:`~rl_crop.core.graph.unmet.pin_unmet`); ``None`` where its
         parameters are not asked after that no function meets.
     :param fixed: tensors that keep their shape, by name, with the reason.
+    :param stored: data that the functions read and whose last axis holds units (states of a recurrent layer), by name.
+    :param one_width: by reason, pairs of (tensor name, axis) whose units may differ, but not their number.
     :raises PruningError: an ignored module does not exist, or the model does not run.
     """
     tracer = LabelTracer(tensors, propagate)
+    for name, tensor in (stored or {}).items():
+        tracer.store(name, tensor)
     for name, why in (fixed or {}).items():
         tracer.freeze_tensor(tensors[name], why)
     with isolated_rng(), undisturbed(model), own_states(model, tracer.own_states), no_grad_trace(tracer):
@@ -179,7 +187,7 @@ def find_units(
         pin_unmet(tracer, model, tensors, strangers, [*ignore, *(name for tie in ties for name, _ in tie)])
     for (first, first_axis), (second, second_axis) in ties:
         tracer.tie(tracer.axes_of[first][first_axis], tracer.axes_of[second][second_axis], "is tied to another size")
-    return _build(tracer, tensors, batch_size)
+    return _build(tracer, tensors, batch_size, one_width or {})
 
 
 def _outputs(forward: Callable[[], object]) -> object:
@@ -191,7 +199,12 @@ def _outputs(forward: Callable[[], object]) -> object:
         raise PruningError(f"The model does not run on the inputs that were given ({error}); nothing was pruned.") from error
 
 
-def _build(tracer: LabelTracer, tensors: Mapping[str, th.Tensor], batch_size: int) -> DependencyGraph:
+def _build(
+    tracer: LabelTracer,
+    tensors: Mapping[str, th.Tensor],
+    batch_size: int,
+    one_width: Mapping[str, Sequence[tuple[str, int]]],
+) -> DependencyGraph:
     n_labels = tracer.n_labels
     pairs = np.concatenate([np.stack(edge) for edge in tracer.edges], axis=1) if tracer.edges else np.zeros((2, 0), int)
     links = coo_matrix((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(n_labels, n_labels))
@@ -218,15 +231,31 @@ def _build(tracer: LabelTracer, tensors: Mapping[str, th.Tensor], batch_size: in
         else:
             why.setdefault(unit, UNREACHED)
     groups = _groups(by_signature, axes, roles, tracer)
-    sliced = {slot.tensor for group in groups.values() for slot in group.slots if slot.role != "in"}
     untouched: dict[str, str] = {}
+    widths: dict[str, tuple[str, ...]] = {}
+    for reason, places in one_width.items():
+        owners = [_owners(groups, place) for place in places]
+        widths[reason] = tuple(dict.fromkeys(name for found in owners for name in found))
+        if [sum(found.values()) for found in owners] != [len(tracer.axes_of[name][axis]) for name, axis in places]:
+            for name in widths.pop(reason):
+                del groups[name]
+                untouched[name] = f"its width is that of a layer that is left whole ({reason})"
+    sliced = {slot.tensor for group in groups.values() for slot in group.slots if slot.role != "in"}
     for name, tensor in tensors.items():
         if tensor.dim() >= 2 and tensor.numel() and name not in sliced:
             reasons = [why.get(int(unit), UNREACHED) for unit in unit_of[tracer.axes_of[name][0]]]
             untouched.setdefault(module_of(name) or name, max(set(reasons), key=reasons.count))
     applications = {name: count / batch_size for name, count in tracer.applications.items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return DependencyGraph(groups, untouched, applications, shapes, frozenset(tracer.gates), frozenset(tracer.feedback))
+    shapes = {name: tuple(map(len, labels)) for name, labels in tracer.axes_of.items()}
+    return DependencyGraph(
+        groups, untouched, applications, shapes, frozenset(tracer.gates), frozenset(tracer.feedback), widths
+    )
+
+
+def _owners(groups: Mapping[str, Group], place: tuple[str, int]) -> dict[str, int]:
+    """:return: by group that lies along an axis of a tensor, how many positions are its"""
+    slots = [(group.name, slot) for group in groups.values() for slot in group.slots]
+    return {name: slot.index.size for name, slot in slots if (slot.tensor, slot.axis) == place}
 
 
 def _role(tracer: LabelTracer, name: str, axis: int) -> str:

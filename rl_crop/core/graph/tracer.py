@@ -57,6 +57,11 @@ class LabelTracer(TorchFunctionMode):
             self.axes_of[name] = axes
             self.label(tensor, axes)
 
+    def store(self, name: str, data: th.Tensor) -> None:
+        """Give labels to data that hold units along their last axis."""
+        self.axes_of[name] = tuple(self._fresh(size) for size in data.shape)
+        self.label(data, (*[None] * (data.dim() - 1), self.axes_of[name][-1]))
+
     def _fresh(self, size: int) -> np.ndarray:
         start, self.n_labels = self.n_labels, self.n_labels + size
         return np.arange(start, self.n_labels, dtype=np.int64)

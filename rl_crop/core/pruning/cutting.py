@@ -12,7 +12,7 @@ from rl_crop.core.model import Copy, Subject
 from rl_crop.core.pruning.compensation import REFITTING, Compensator
 from rl_crop.core.pruning.distillation import Distiller
 from rl_crop.core.pruning.optimizer_state import cut_optimizers, forget
-from rl_crop.core.pruning.surgery import Cuts, Transaction, cut, flatten_weights, update_sizes
+from rl_crop.core.pruning.surgery import Cuts, Transaction, cut, flatten_weights, keep_index, update_sizes
 
 TRACE_BATCH = 2
 """Observations that a network is run on where only sizes matter."""
@@ -69,6 +69,8 @@ def cut_only(
     for _, own in own_tensors(subject.copies):
         cuts |= cut(transaction, graph, own, kept)
     cut_optimizers(transaction, subject.optimizers, cuts)
+    stays = {name: keep_index(graph, name, kept) for name in subject.stored}
+    subject.follow(transaction, {name: axes[max(axes)] for name, axes in stays.items() if axes})
     update_sizes(transaction, modules, cuts)
     check_runs(subject, dense)
     repair(list(cuts))

@@ -1,7 +1,7 @@
 """Planning: units are traced, scored, ranked and allocated; nothing is changed."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,13 +17,13 @@ from rl_crop.core.importance.received import ReceivedMoments
 from rl_crop.core.importance.signal import signal_notes, with_fallback
 from rl_crop.core.masking.masks import refuse_masked
 from rl_crop.core.model import Network, Subject
-from rl_crop.core.pruning.allocation import Budget, allocate
+from rl_crop.core.pruning.allocation import Budget
 from rl_crop.core.pruning.automatic import FOUND_BY, WITHOUT_GRADIENT, Trials, for_fitting, smallest, tolerance_of
 from rl_crop.core.pruning.cutting import TRACE_BATCH
-from rl_crop.core.pruning.paths import isomorphic_classes
 from rl_crop.core.pruning.plan import PruningPlan, SizePoint
 from rl_crop.core.pruning.settings import AUTO, Settings, Target
 from rl_crop.core.pruning.targets import resolve_targets
+from rl_crop.core.pruning.widths import kept_units
 from rl_crop.core.rng import isolated_rng, undisturbed
 
 
@@ -71,23 +71,38 @@ def make_plan(subject: Subject, sparsity: Target | None, settings: Settings) -> 
             silent += without
         targets = {name: share for name, share in wanted.items() if not isinstance(share, str)}
         found = [name for name in wanted if name not in targets]
-        trials, curve = Trials(subject) if found else None, {}
-        for name in found:
+        trials = Trials(subject) if found else None
+        curve: dict[str, list[SizePoint]] = {name: [] for name in found}
+        for names in _of_one_width(found, graph, groups):
 
-            def point_at(share: float, name: str = name) -> SizePoint | None:
+            def point_at(share: float, names: Sequence[str] = names) -> SizePoint | None:
                 try:
-                    kept = _allocate(graph, looked_at, groups, scores, {name: share}, settings)
+                    kept = kept_units(graph, looked_at, groups, scores, dict.fromkeys(names, share), settings)
                 except PruningError:
                     return None  # of fewer units than may be
                 trial = _describe(looked_at, graph, groups, scores, kept, {}, settings, 0.0)
                 assert trials is not None
-                return SizePoint(share, trial.budget_sparsity[name], trial.n_params_after, trials.error(trial))
+                error = trials.error(trial)
+                for name in names:
+                    curve[name].append(SizePoint(share, trial.budget_sparsity[name], trial.n_params_after, error))
+                return curve[names[0]][-1]
 
-            targets[name], curve[name] = smallest(point_at, tolerance_of(settings.tolerance, name))
-        kept = _allocate(graph, subject, groups, scores, targets, settings)
+            largest, _ = smallest(point_at, min(tolerance_of(settings.tolerance, name) for name in names))
+            targets |= dict.fromkeys(names, largest)
+        kept = kept_units(graph, subject, groups, scores, targets, settings)
         dormant = dormant_shares(activations.few(), kept, graph)
     plan = _describe(subject, graph, groups, scores, kept, dormant, settings, time.perf_counter() - start)
-    return replace(plan, curve=curve, notes=signal_notes(silent, settings.criterion_name))
+    by_size = {name: sorted(points, key=lambda point: point.n_params) for name, points in curve.items()}
+    return replace(plan, curve=by_size, notes=signal_notes(silent, settings.criterion_name))
+
+
+def _of_one_width(names: Sequence[str], graph: DependencyGraph, groups: Mapping[str, list[Group]]) -> list[list[str]]:
+    """:return: the networks, those together that have layers of one width, whose size is one question"""
+    sets = [[name] for name in names]
+    for one in graph.one_width.values():
+        joined = [own for own in sets if any(group.name in one for name in own for group in groups[name])]
+        sets = [own for own in sets if own not in joined] + ([sum(joined, [])] if joined else [])
+    return sets
 
 
 def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> DependencyGraph:
@@ -99,7 +114,7 @@ def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> DependencyGraph:
     modules = [part for copy in subject.copies for module in copy.modules for part in module.modules()]
     laid_out = [part for part in modules if subject.one_vector or isinstance(part, th.nn.RNNBase)]
     fixed = beyond_reach((copy.tensors for copy in subject.copies), laid_out) | dict(subject.fixed)
-    beside = (subject.ties, pinned, training, subject.strangers, fixed)
+    beside = (subject.ties, pinned, training, subject.strangers, fixed, subject.stored, subject.one_width)
     return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, *beside)
 
 
@@ -116,8 +131,9 @@ def _scores(
         slot.tensor: subject.trained.tensors[slot.tensor]
         for group in groups
         for slot in group.slots
-        # Fixed weights are buffers.
-        if (isinstance(subject.trained.tensors[slot.tensor], th.nn.Parameter) or slot.role != "along")
+        # Fixed weights are buffers; stored data are neither.
+        if slot.tensor not in subject.stored
+        and (isinstance(subject.trained.tensors[slot.tensor], th.nn.Parameter) or slot.role != "along")
         and slot.tensor not in subject.unscored
     }
     context = ImportanceContext(
@@ -135,41 +151,6 @@ def _scores(
     # A function of the user's own means what it says of whole layers, where it says anything.
     telling = callable(settings.criterion) and len(np.unique(np.concatenate([*scores.values()]))) > 1
     return (scores, ()) if telling or settings.criterion in ERRORS else with_fallback(scores, context, groups)
-
-
-def _allocate(
-    graph: DependencyGraph,
-    subject: Subject,
-    groups: dict[str, list[Group]],
-    scores: dict[str, np.ndarray],
-    targets: Mapping[str, float],
-    settings: Settings,
-) -> dict[str, np.ndarray]:
-    kept: dict[str, np.ndarray] = {}
-    chosen = [network for network in subject.networks if targets.get(network.name)]
-    shares = [chosen] if settings.scope == "global" and chosen else [[network] for network in chosen]
-    for together in shares:
-        names = frozenset().union(*(network.parameters for network in together))
-        budget = Budget(graph, names, settings.budget)
-        settled = {name: len(units) for name, units in kept.items()}
-        own = [group for network in together for group in groups[network.name]]
-        kept |= allocate(
-            own,
-            scores,
-            targets[together[0].name],
-            lambda widths, budget=budget, settled=settled: budget.sparsity({**settled, **widths}),  # type: ignore[misc]
-            settings.scope,
-            settings.min_units,
-            " and ".join(network.name for network in together),
-            round_to=settings.round_to,
-            freed=(
-                (lambda name, widths, n, budget=budget, settled=settled: budget.freed(name, {**settled, **widths}, n))  # type: ignore[misc]
-                if settings.criterion in ERRORS
-                else None
-            ),
-            classes=isomorphic_classes(own, graph),
-        )
-    return kept
 
 
 def _describe(

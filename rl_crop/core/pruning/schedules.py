@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from rl_crop.core.errors import PruningError
 
+MET = 1e-12
+"""The share of a network of which nothing more has to go, though it may where another one has layers of the same width."""
+
 
 @dataclass(frozen=True)
 class ScheduleOptions:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from rl_crop.core.errors import PruningError, explained
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.report import PruningReport
-from rl_crop.core.pruning.schedules import INNER, ScheduleOptions, relative_sparsity
+from rl_crop.core.pruning.schedules import INNER, MET, ScheduleOptions, relative_sparsity
 from rl_crop.core.pruning.settings import Shares, check_choices, check_names_any, check_sparsity
 from rl_crop.core.pruning.surgery import Transaction
 
@@ -80,7 +80,7 @@ def apply_steps(
     with Transaction() as transaction:
         for target in targets:
             rest = _rest(target, left)
-            if reports and not any(rest.values() if isinstance(rest, Mapping) else [rest]):
+            if reports and all(share <= MET for share in (rest.values() if isinstance(rest, Mapping) else [rest])):
                 continue  # an earlier step had to remove a unit that was larger than it needed
             plan = first if first is not None and not reports else plan_for(rest)
             reports.append(plan.apply(transaction))
@@ -119,7 +119,7 @@ def _rest(target: Shares, left: Mapping[str, float]) -> Shares:
     """A step starts from what the earlier ones really removed, so that their overshoots do not add up."""
 
     def more(share: float, left: float) -> float:
-        return relative_sparsity(share, 1.0 - left) if 1.0 - left < share - 1e-12 else 0.0
+        return relative_sparsity(share, 1.0 - left) if 1.0 - left < share - 1e-12 else MET if share else 0.0
 
     if isinstance(target, Mapping):
         return {name: more(share, left.get(name, 1.0)) for name, share in target.items()}

@@ -12,7 +12,7 @@ from rl_crop.core.model import Subject
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.planning import make_plan
 from rl_crop.core.pruning.report import PruningReport
-from rl_crop.core.pruning.schedules import relative_sparsity
+from rl_crop.core.pruning.schedules import MET, relative_sparsity
 from rl_crop.core.pruning.settings import Settings, Target
 from rl_crop.core.pruning.surgery import Transaction
 
@@ -67,7 +67,8 @@ class State:
     def rest(self) -> dict[str, float]:
         """What has to go of the networks as they are, so that what is due of the original is gone."""
         left = {name: (share, self.gone.get(name, 0.0)) for name, share in self.due.items()}
-        return {name: relative_sparsity(max(share, gone), gone) for name, (share, gone) in left.items()}
+        met = {name: MET if share else 0.0 for name, share in self.due.items()}
+        return {name: relative_sparsity(max(share, gone), gone) or met[name] for name, (share, gone) in left.items()}
 
     def plan(self, sparsity: Mapping[str, float], **changed: Any) -> PruningPlan:
         """:return: a cut of units, of the networks as they are."""

@@ -10,6 +10,7 @@ from rl_crop.core.masking.masks import Keep, pack, unpack
 from rl_crop.core.masking.regrowth import drop_and_grow, regrown_share
 from rl_crop.core.masking.weights import Weights
 from rl_crop.core.pruning.plan import PruningPlan
+from rl_crop.core.pruning.schedules import MET
 from rl_crop.core.recipes.state import State
 
 EQUAL, STEEPNESS = 0.3, 50
@@ -85,7 +86,7 @@ class Remove(Strategy):
     masks = False
 
     def decide(self, state: State) -> Iterator[Decision]:
-        if state.first or any(state.rest.values()):
+        if state.first or any(share > MET for share in state.rest.values()):
             yield state.plan(state.rest) if state.found is None else state.found
 
 
