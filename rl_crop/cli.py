@@ -11,6 +11,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.pruning.report import table
 from rl_crop.evaluation.agents import episode_returns
 from rl_crop.evaluation.networks import count_parameters, read_widths
-from rl_crop.evaluation.zips import find_zip, load_agent, make_env, statistics_beside
+from rl_crop.evaluation.zips import find_zip, load_agent, make_env, save_slim, statistics_beside
 from rl_crop.files import write_atomically, write_json
 
 N_ENVS = 10
@@ -79,7 +80,7 @@ def prune(args: argparse.Namespace) -> None:
     print(f"\nbefore: {_played(model, env, args.episodes)}")
     report = plan.apply()
     print(f"after:  {_played(model, env, args.episodes)}")
-    write_atomically(out, lambda target: model.save(target))
+    write_atomically(out, partial(save_slim, model) if args.slim else model.save)
     write_json(out.with_name(f"{out.stem}.report.json"), report.to_dict())
     print(f"\nThe pruned agent is {out}; {path} is as it was.")
     print(f"Next:  rl-crop export {out} --env {args.env} --out policy.onnx")
@@ -136,6 +137,9 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--max-params", type=_positive, help="how many parameters may be left")
             command.add_argument("--max-flops", type=_positive, help="how many operations an observation may cost")
             command.add_argument("--tolerance", type=float, help="share of the outputs' variance that may be lost (0.001)")
+            command.add_argument(
+                "--slim", action="store_true", help="leave out the optimizer's state: to deploy, not to train on"
+            )
             command.add_argument("--criterion", help="how units are ranked")
             command.add_argument("--networks", nargs="+", help="which networks: actor, critic, features")
     return whole

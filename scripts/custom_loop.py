@@ -19,7 +19,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch as th
 import torch.nn.functional as F  # noqa: N812
-import tyro
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -27,6 +26,7 @@ from stable_baselines3.common.utils import polyak_update, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 import rl_crop
+from command_line import tyro
 
 
 @dataclass(frozen=True)

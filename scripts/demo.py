@@ -10,8 +10,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import tyro
-
+from command_line import tyro
 from rl_crop.evaluation import RunConfig, load_config, run
 from rl_crop.evaluation.agents import PICTURE, REPORT
 from rl_crop.evaluation.compare import comparison_table, summarize

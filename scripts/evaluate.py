@@ -14,9 +14,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import tyro
-from tqdm import tqdm
 
+from command_line import tqdm, tyro
 from rl_crop.evaluation import ConfigError, SavedAgent
 from rl_crop.evaluation.compare import comparison_table, evaluate_agents, plot_robustness, robustness_table
 from rl_crop.files import write_json

@@ -17,9 +17,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import tyro
-
 import rl_crop
+from command_line import tyro
 from rl_crop.core.pruning.report import table
 from rl_crop.evaluation import ConfigError, SavedAgent
 from rl_crop.export.latency import latency_cells, latency_rows

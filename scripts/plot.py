@@ -18,8 +18,7 @@ from pathlib import Path
 # It must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import tyro
-
+from command_line import tyro
 from rl_crop.core.errors import PruningError
 from rl_crop.evaluation import ConfigError
 from rl_crop.evaluation.random_policy import read_random_returns

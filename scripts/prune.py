@@ -16,9 +16,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import tyro
-
 import rl_crop
+from command_line import tyro
 from rl_crop.evaluation import ConfigError, SavedAgent
 from rl_crop.evaluation.agents import CONFIG, NORMALIZATION, REPORT, own_file
 from rl_crop.files import write_atomically, write_json

@@ -13,8 +13,7 @@ from pathlib import Path
 # It must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import tyro
-
+from command_line import tyro
 from rl_crop.evaluation import RunConfig
 from rl_crop.evaluation.random_policy import measure_random_policy, random_policy_path
 from rl_crop.evaluation.store import Store

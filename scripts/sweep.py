@@ -19,9 +19,8 @@ from typing import Literal
 # Small networks on a CPU are fastest on one thread, and cells run side by side. Workers inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import tyro
-from tqdm import tqdm
 
+from command_line import tqdm, tyro
 from rl_crop.core.errors import PruningError
 from rl_crop.evaluation import ConfigError
 from rl_crop.evaluation.engines import Engine, LocalEngine, RayEngine

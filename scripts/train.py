@@ -16,9 +16,7 @@ from typing import Annotated, Any
 # Small networks on a CPU are fastest on one thread. It must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import tyro
-import yaml
-
+from command_line import tyro, yaml
 from rl_crop.evaluation import ConfigError, RunConfig, load_config, run
 from rl_crop.evaluation.plots import describe_cut
 

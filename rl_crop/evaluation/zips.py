@@ -1,12 +1,14 @@
 """Any saved agent of Stable-Baselines3: which algorithm it is of, and what lies beside it."""
 
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from rl_crop.core.errors import PruningError
@@ -78,6 +80,25 @@ def load_agent(path: Path, algo: str | None, env: VecEnv | None) -> BaseAlgorith
         return algorithm_class(name).load(path, env=env, device="cpu")
     except Exception as error:
         raise PruningError(f"{path} does not load as {name} ({type(error).__name__}: {error}).") from error
+
+
+def save_slim(model: BaseAlgorithm, path: str | Path) -> None:
+    """
+    Save an agent without what only training needs: the state of its optimizers, two thirds of what Adam's agents weigh. The
+    zip loads as ever, also in plain Stable-Baselines3; an agent that trains on from it begins with fresh optimizers.
+
+    :param model: the agent, which stays as it is.
+    :param path: the zip to write.
+    """
+    found = [recursive_getattr(model, name) for name in model._get_torch_save_params()[0]]
+    states = [(item, item.state) for item in found if isinstance(item, th.optim.Optimizer)]
+    try:
+        for optimizer, _ in states:
+            optimizer.state = defaultdict(dict)
+        model.save(path)
+    finally:
+        for optimizer, state in states:
+            optimizer.state = state
 
 
 def make_env(env_id: str, vecnormalize: Path | None, n_envs: int, seed: int) -> VecEnv:

@@ -45,9 +45,9 @@ def run(page, code):
 def test_a_trained_agent_of_the_readme(tmp_path):
     [code] = [block for block in blocks("README.md") if "prune_policy" in block]
     assert len([line for line in code.splitlines() if line and not line.startswith(("import", "from"))]) <= 5
-    PPO("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={"net_arch": [32, 32]}, n_steps=64, seed=0).save("model.zip")
+    PPO("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={"net_arch": [8, 8]}, n_steps=64, seed=0).save("model.zip")
     model = run("README.md", code)["model"]
-    assert model.policy.net_arch != [32, 32] and model.pruning_history
+    assert model.policy.net_arch != [8, 8] and model.pruning_history
     observation = th.zeros(1, 4)
     found = PPO.load("small.zip").policy.get_distribution(observation).distribution.probs
     assert th.equal(found, model.policy.get_distribution(observation).distribution.probs)
@@ -62,6 +62,6 @@ def test_the_callback(page):
 
 @pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs" / "tutorials").glob("*.md")))
 def test_a_tutorial(page):
-    code = "\n".join(blocks(f"docs/tutorials/{page}")).replace("[256, 256]", "[16, 16]")
+    code = "\n".join(blocks(f"docs/tutorials/{page}")).replace("[256, 256]", "[8, 8]")
     known = run(page, code)
     assert known["report"].n_params_after < known["report"].n_params_before if "report" in known else known["model"]

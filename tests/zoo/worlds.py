@@ -3,9 +3,9 @@
 import copy
 from typing import Any
 
-import ale_py
 import gymnasium as gym
 import numpy as np
+import pytest
 from gymnasium import spaces
 from sb3_contrib.common.envs import InvalidActionEnvDiscrete, InvalidActionEnvMultiDiscrete
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
@@ -73,7 +73,7 @@ def make_env(env_id: str, n_envs: int = 1, normalize: bool = False, dict_obs: bo
 
 def pong() -> VecEnv:
     """A real Atari game, preprocessed and stacked as for NatureCNN."""
-    gym.register_envs(ale_py)
+    gym.register_envs(pytest.importorskip("ale_py"))
     return VecFrameStack(make_atari_env("ALE/Pong-v5", seed=0), 4)
 
 

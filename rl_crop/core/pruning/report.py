@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rl_crop.optional import require
+
 NO_FASTER = "masked weights are stored and computed as zeros: masks alone make nothing faster or smaller"
 
 
@@ -47,6 +49,29 @@ class PruningReport:
         plain["widths"] = {name: list(pair) for name, pair in self.widths.items()}
         plain["notes"] = list(self.notes)
         return plain
+
+    def plot(self, path: str | None = None) -> Any:
+        """
+        Draw how many units each layer had, and how many are left.
+
+        :param path: where the picture is saved; its ending says in which format.
+        :return: the figure of matplotlib.
+        """
+        places = range(len(self.widths))
+        figure, axes = require("matplotlib.pyplot", "plots").subplots(figsize=(6.4, 1.2 + 0.35 * len(self.widths)))
+        axes.barh(places, [before for before, _ in self.widths.values()], color="#d0d0d0", label="before")
+        axes.barh(places, [after for _, after in self.widths.values()], color="#009E73", label="after")
+        for place, (before, after) in zip(places, self.widths.values()):
+            axes.annotate(f" {before} → {after}", (before, place), va="center", fontsize=8)
+        axes.set_yticks(places, list(self.widths))
+        axes.invert_yaxis()
+        axes.set_xlabel("units" if self.structured else "elements")
+        axes.set_title(f"{self.n_params_before:,} → {self.n_params_after:,} parameters", fontsize=10)
+        axes.margins(x=0.15)
+        axes.legend(loc="lower right", fontsize=8, frameon=False)
+        if path is not None:
+            figure.savefig(path, bbox_inches="tight")
+        return figure
 
     def __str__(self) -> str:
         rows = [[name, str(before), str(after)] for name, (before, after) in self.widths.items()]
