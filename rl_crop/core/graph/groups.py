@@ -12,6 +12,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.graph.attention import known_attention
 from rl_crop.core.graph.propagation import propagate
 from rl_crop.core.graph.recurrence import own_states
 from rl_crop.core.graph.tracer import LabelTracer, no_grad_trace
@@ -81,7 +82,7 @@ class DependencyGraph:
     :param untouched: layers with no unit of their own, with the reason.
     :param applications: how often each linear or convolution weight is applied for one observation.
     :param shapes: shape of every parameter and buffer at the time of the trace.
-    :param recurrent: those among the weights that recurrent layers hold.
+    :param composite: those among the weights that lie inside layers that do more (recurrent ones, attention).
     :param feedback: those among these that read what their own layer gave out a step before.
     :param one_width: by reason, groups that must end with the same number of units, whichever these are.
     """
@@ -90,7 +91,7 @@ class DependencyGraph:
     untouched: dict[str, str]
     applications: dict[str, float]
     shapes: dict[str, tuple[int, ...]] = field(repr=False)
-    recurrent: frozenset[str] = frozenset()
+    composite: frozenset[str] = frozenset()
     feedback: frozenset[str] = frozenset()
     one_width: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -154,6 +155,7 @@ def find_units(
     :raises PruningError: an ignored module does not exist, or the model does not run.
     """
     tracer = LabelTracer(tensors, propagate)
+    tracer.attention = known_attention(model)
     for name, tensor in (stored or {}).items():
         tracer.store(name, tensor)
     for name, why in (fixed or {}).items():
@@ -248,7 +250,7 @@ def _build(
     applications = {name: count / batch_size for name, count in tracer.applications.items()}
     shapes = {name: tuple(map(len, labels)) for name, labels in tracer.axes_of.items()}
     return DependencyGraph(
-        groups, untouched, applications, shapes, frozenset(tracer.gates), frozenset(tracer.feedback), widths
+        groups, untouched, applications, shapes, frozenset(tracer.composite), frozenset(tracer.feedback), widths
     )
 
 

@@ -1,13 +1,15 @@
 """Shows the linear layers, convolutions and recurrent layers of a network at work, to who looks at what they receive."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch as th
 import torch.nn.functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
-from rl_crop.core.graph.recurrence import RecurrentCall, recurrent_call
+from rl_crop.core.graph.attention import attention_call, attention_parts
+from rl_crop.core.graph.recurrence import recurrent_call
 from rl_crop.core.graph.tracer import LAYER_CALLS, layer_arguments
 
 
@@ -15,7 +17,7 @@ class LayerObserver(TorchFunctionMode):
     """
     Shows a function every linear and convolution call, before it is made, while the mode is active.
 
-    A call of a recurrent layer is shown as the linear layers that it holds.
+    A call of a recurrent layer, or of attention, is shown as the linear layers that it holds.
 
     :param weights: name by ``id`` of the weights to watch.
     :param before: called with (name, input, weight, bias, call); ``call()`` computes the layer's output, with which the
@@ -39,7 +41,9 @@ class LayerObserver(TorchFunctionMode):
                 if outputs and not th.is_grad_enabled():
                     return outputs[0]
         elif (recurrent := recurrent_call(func, args)) is not None:
-            self._show_parts(recurrent)
+            self._show_parts([tensor for weights in recurrent.weights for tensor in weights], recurrent.linear_parts)
+        elif (attention := attention_call(func, args, kwargs)) is not None:
+            self._show_parts(attention.values(), partial(attention_parts, attention))
         return func(*args, **kwargs)
 
     def _show(self, name: str, bound: dict[str, Any], compute: Callable[..., th.Tensor]) -> list[th.Tensor]:
@@ -58,10 +62,10 @@ class LayerObserver(TorchFunctionMode):
             self.before(name, bound["input"], bound["weight"], bound["bias"], call)
         return outputs
 
-    def _show_parts(self, recurrent: RecurrentCall) -> None:
-        if not any(id(tensor) in self.weights for weights in recurrent.weights for tensor in weights):
+    def _show_parts(self, arguments: Iterable[Any], parts: Callable[[], Iterator[Any]]) -> None:
+        if not any(id(tensor) in self.weights for tensor in arguments):
             return
         with th.no_grad():
-            for x, weight, bias in recurrent.linear_parts():
+            for x, weight, bias in parts():
                 if id(weight) in self.weights:
                     self._show(self.weights[id(weight)], {"input": x, "weight": weight, "bias": bias}, F.linear)

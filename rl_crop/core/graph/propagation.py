@@ -7,6 +7,7 @@ import numpy as np
 import torch as th
 import torch.nn.functional as F  # noqa: N812
 
+from rl_crop.core.graph.attention import attention_call, label_attention
 from rl_crop.core.graph.rearranging import MOVES, rearrange
 from rl_crop.core.graph.recurrence import label_recurrent, recurrent_call
 from rl_crop.core.graph.tracer import LAYER_CALLS, Axes, LabelTracer, channel_axis, layer_arguments
@@ -40,6 +41,8 @@ def _follow(
         _layer(tracer, layer_arguments(args, kwargs), out)
     elif (call := recurrent_call(func, args)) is not None:
         label_recurrent(tracer, call, out, INPUT)
+    elif (attention := attention_call(func, args, kwargs)) is not None:
+        label_attention(tracer, attention, out, INPUT)
     elif func in _CHANNEL_RULES:
         _CHANNEL_RULES[func](tracer, args, kwargs, out)
     elif name in _ELEMENTWISE:

@@ -234,4 +234,5 @@ def _label_weights(
             tracer.gates[name] = 1 if part == "projection" else call.gates
             if weights.projection is not None and part != "projection":
                 tracer.least[name] = len(units) + 1  # torch takes a projection for none that is not narrower
+            tracer.composite.add(name)
     tracer.feedback.add(tracer.names[id(weights.recurrent)])

@@ -46,9 +46,12 @@ class LabelTracer(TorchFunctionMode):
         self.met: set[str] = set()
         self.producer_axis: dict[str, int] = {}
         self.consumer_axis: dict[str, int] = {}
-        # Weights of recurrent layers with the gates of a unit, those that read what their layer gave out a step before, the
-        # units that must stay of those that a weight produces, and the weights (by id) whose layers make their own states.
+        # Blocks of rows that each hold a unit once; weights inside layers that do more; those (by id) of attention layers that
+        # can lose heads; those that read what their layer gave out a step before; units that must stay of those that a weight
+        # produces; and weights (by id) whose layers make their own states.
         self.gates: dict[str, int] = {}
+        self.composite: set[str] = set()
+        self.attention: set[int] = set()
         self.feedback: set[str] = set()
         self.least: dict[str, int] = {}
         self.own_states: set[int] = set()

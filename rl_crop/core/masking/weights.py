@@ -55,7 +55,7 @@ class Weights:
         trained = {name: t for name, t in subject.trained.tensors.items() if isinstance(t, th.nn.Parameter)}
         applications = {name: count for name, count in graph.applications.items() if name in trained}
         layers = {
-            name: trained[name] for name in applications if name not in graph.recurrent and id(trained[name]) not in ignored
+            name: trained[name] for name in applications if name not in graph.composite and id(trained[name]) not in ignored
         }
         names = {net.name: tuple(name for name in layers if name in net.parameters) for net in subject.networks}
         names = {network: own for network, own in names.items() if own}

@@ -8,6 +8,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
+from rl_crop.core.attention import NarrowAttention, attention_sizes
 from rl_crop.core.errors import UndoError
 from rl_crop.core.graph.groups import DependencyGraph
 
@@ -203,7 +204,7 @@ def update_sizes(transaction: Transaction, roots: Iterable[nn.Module], changed: 
     :param roots: modules to search.
     :param changed: the parameters and buffers that were cut.
     """
-    identities = {id(tensor) for tensor in changed}
+    identities, roots = {id(tensor) for tensor in changed}, list(roots)
     for root in roots:
         for module in root.modules():
             own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
@@ -211,6 +212,9 @@ def update_sizes(transaction: Transaction, roots: Iterable[nn.Module], changed: 
                 for name, value in _sizes(module).items():
                     if getattr(module, name) != value:
                         transaction.set_attribute(module, name, value)
+    for encoder in (module for root in roots for module in root.modules() if isinstance(module, nn.TransformerEncoder)):
+        if any(isinstance(part, NarrowAttention) for part in encoder.modules()):  # torch's kernels for nested tensors fail
+            transaction.set_attribute(encoder, "use_nested_tensor", False)
 
 
 def flatten_weights(roots: Iterable[nn.Module]) -> None:
@@ -233,6 +237,8 @@ def _sizes(module: nn.Module) -> dict[str, Any]:
         return {"in_channels": inputs * groups, "out_channels": outputs, "groups": groups}
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and weight is not None:
         return {"normalized_shape": tuple(weight.shape)}
+    if isinstance(module, nn.MultiheadAttention):
+        return attention_sizes(module)
     if isinstance(module, nn.RNNBase):
         shapes = {name.partition("_l0")[0]: tensor.shape for name, tensor in module.named_parameters(recurse=False)}
         cells = shapes["weight_hr" if module.proj_size else "weight_hh"]

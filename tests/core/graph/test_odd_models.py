@@ -58,11 +58,6 @@ def tied_autoencoder():
 
 
 WHOLE = {  # what is left whole: the layers pruned all the same
-    "attention": (lambda: chain(nn.MultiheadAttention(8, 2, batch_first=True), attention), {"b"}),
-    "transformer": (
-        lambda: chain(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), lambda odd, h: odd(h[:, None])[:, 0]),
-        {"b", "odd.linear1"},
-    ),
     "transposed weight": (tied_autoencoder, {"b"}),
     "matrix product": (lambda: chain(nn.Linear(8, 8), lambda odd, h: h @ odd.weight.T), {"b"}),
     "bilinear": (lambda: chain(nn.Bilinear(8, 8, 8), lambda odd, h: odd(h, h)), {"b"}),
@@ -77,6 +72,10 @@ WHOLE = {  # what is left whole: the layers pruned all the same
 CUT = {
     "lstm": (lambda: chain(nn.LSTM(8, 8, batch_first=True), lambda odd, h: odd(h[:, None])[0][:, 0]), {"a", "odd", "b"}),
     "gru cell": (lambda: chain(nn.GRUCell(8, 8)), {"a", "odd", "b"}),
+    "attention": (
+        lambda: chain(nn.MultiheadAttention(8, 2, batch_first=True), attention),
+        {"a", "odd", "odd.out_proj", "b"},
+    ),
     "checkpoint": (lambda: chain(nn.Linear(8, 8), lambda odd, h: checkpoint(odd, h, use_reentrant=False)), {"a", "odd", "b"}),
     "frozen layer": (lambda: chain(nn.Linear(8, 8).requires_grad_(False)), {"a", "odd", "b"}),
     "one unit": (lambda: chain(nn.Sequential(nn.Linear(8, 1), nn.Tanh(), nn.Linear(1, 8))), {"a", "b", "odd.0", "odd.2"}),
