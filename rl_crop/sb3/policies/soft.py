@@ -106,11 +106,16 @@ def _assemble(policy: Any, actor_loss: Callable[[Any], th.Tensor], critic_loss: 
             ),
             "distributions of actions": (
                 lambda observations, actions: th.cat(actor.get_action_dist_params(observations)[:n_computed], 1),
-                lambda observations, actions: th.cat([x.clamp(*LOG_STD) for x in act(observations, actions)], 1),
+                lambda observations, actions: th.cat(_distribution(*act(observations, actions)), 1),
             ),
         },
         noise=StateDependentNoise(actor.action_dist, actor.log_std, mean) if actor.use_sde else None,
     )
+
+
+def _distribution(mean: th.Tensor, *log_std: th.Tensor) -> list[th.Tensor]:
+    """:return: the parameters of the distribution of actions: the mean as it is, the deviation clipped."""
+    return [mean, *(values.clamp(*LOG_STD) for values in log_std)]
 
 
 def _flat(actions: th.Tensor) -> th.Tensor:
