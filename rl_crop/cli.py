@@ -22,6 +22,7 @@ import rl_crop
 from rl_crop.core.errors import PruningError
 from rl_crop.core.pruning.report import table
 from rl_crop.evaluation.agents import episode_returns
+from rl_crop.evaluation.command import in_one_line
 from rl_crop.evaluation.networks import count_parameters, read_widths
 from rl_crop.evaluation.zips import find_zip, load_agent, make_env, save_slim, statistics_beside
 from rl_crop.files import write_atomically, write_json
@@ -33,6 +34,8 @@ def _loaded(path: Path, args: argparse.Namespace, needs_env: bool) -> tuple[Path
     """:return: the zip, the agent, and environments to play in (``None`` where none were named)."""
     zip_file = find_zip(path)
     if args.env is None:
+        if args.vecnormalize is not None:
+            raise PruningError("--vecnormalize is of an environment: name it with --env.")
         if needs_env:
             raise PruningError("This plays episodes: name the environment with --env.")
         return zip_file, load_agent(zip_file, args.algo, None), None
@@ -72,6 +75,8 @@ def prune(args: argparse.Namespace) -> None:
     out = args.out or path.with_name(f"{path.stem}_pruned.zip")
     if out.suffix != ".zip" or out.resolve() == path.resolve():
         raise PruningError(f"--out {out} must end in .zip, and be another file than the agent, which is kept.")
+    if args.tolerance is not None and (args.sparsity, args.max_params, args.max_flops) != (None, None, None):
+        raise PruningError("--tolerance is of a size that is found: give it without --sparsity, --max-params and --max-flops.")
     given = {"criterion": args.criterion, "networks": args.networks}
     keywords = {name: value for name, value in given.items() if value is not None}
     sizes = {"max_params": args.max_params, "max_flops": args.max_flops, "tolerance": args.tolerance}
@@ -101,6 +106,8 @@ def export(args: argparse.Namespace) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Play the same episodes with several saved agents."""
     rows = []
+    if len(set(args.agents)) < len(args.agents):
+        raise PruningError("An agent is named twice: name each once.")
     for path in args.agents:
         zip_file, model, env = _loaded(path, args, needs_env=True)
         returns, _ = episode_returns(model, env, args.episodes)
@@ -119,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--algo", help="the algorithm, where the zip does not say it (ppo, sac, tqc, ...)")
     shared.add_argument("--vecnormalize", type=Path, help="statistics of VecNormalize; found beside the zip by default")
     shared.add_argument("--episodes", type=_positive, default=20, help="episodes that are played (20)")
-    shared.add_argument("--seed", type=int, default=0, help="of environments and scoring (0)")
+    shared.add_argument("--seed", type=_seed, default=0, help="of environments and scoring (0)")
     whole = argparse.ArgumentParser("rl-crop", description="Structured pruning of saved Stable-Baselines3 agents.")
     whole.add_argument("--version", action="version", version=rl_crop.__version__)
     commands = whole.add_subparsers(dest="command", required=True)
@@ -152,18 +159,20 @@ def _positive(text: str) -> int:
     return number
 
 
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0, and below 2**32")
+    return number
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """
     :param arguments: of the command line.
     :return: the exit status: 1 where something was wrong, which is said in one line.
     """
     args = parser().parse_args(arguments)
-    try:
-        args.run(args)
-    except (PruningError, ImportError, OSError) as error:
-        print(f"rl-crop: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return in_one_line(lambda: args.run(args), "rl-crop")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import platform
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -12,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from rl_crop.core.errors import PruningError
+
+TEMPORARY = ".tmp-"
+"""How the names of temporary folders begin."""
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
@@ -25,11 +30,43 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A folder of its own: some writers (``model.save``, ``np.savez``) pick the file name by its suffix.
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder:
+    with temporary_folder(path.parent) as folder:
         temporary = Path(folder) / path.name
         write(temporary)
         os.replace(temporary, path)
     return path
+
+
+def temporary_folder(parent: Path | None, prefix: str = TEMPORARY) -> "tempfile.TemporaryDirectory[str]":
+    """
+    :param parent: where it is made; the system's place for such folders where it is ``None``
+    :param prefix: of its name, which says what process it is of
+    :return: a folder that goes with its context
+    """
+    return tempfile.TemporaryDirectory(prefix=f"{prefix}{platform.node()}-{os.getpid()}-", dir=parent)
+
+
+def remove_abandoned(folder: Path, prefix: str = TEMPORARY) -> None:
+    """
+    Remove temporary folders of processes of this machine that have been killed.
+
+    :param folder: where they are
+    :param prefix: of their names
+    """
+    for path in folder.glob(f"{prefix}{platform.node()}-*"):
+        pid = path.name.removeprefix(f"{prefix}{platform.node()}-").split("-")[0]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # of another user
+    return True
 
 
 def write_text(path: str | Path, text: str) -> Path:

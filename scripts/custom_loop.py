@@ -10,6 +10,7 @@ Examples::
 
 import copy
 import os
+import sys
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch as th
 import torch.nn.functional as F  # noqa: N812
+from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -26,7 +28,8 @@ from stable_baselines3.common.utils import polyak_update, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 import rl_crop
-from command_line import tyro
+from rl_crop.core.importance.criteria import resolve_criterion
+from rl_crop.evaluation.command import command
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,30 @@ def ppo_loss(policy: ActorCriticPolicy, rollout: dict[str, th.Tensor], clip_rang
     return -gains.mean() + 0.5 * F.mse_loss(values.flatten(), rollout["returns"]) - ent_coef * entropy.mean()
 
 
+def check(args: Args) -> None:
+    """
+    :param args: the arguments.
+    :raises PruningError: names what is wrong; what pruning itself takes is looked at when it begins.
+    """
+    for name in ("n_timesteps", "width", "n_envs", "n_steps", "n_epochs", "n_episodes"):
+        if getattr(args, name) < 1:
+            raise rl_crop.PruningError(f"{name}={getattr(args, name)} must be 1 or more.")
+    for name in ("sparsity", "prune_at"):
+        if not 0 <= getattr(args, name) < 1:
+            raise rl_crop.PruningError(f"{name}={getattr(args, name)} must be in [0, 1).")
+    for name in ("gamma", "gae_lambda"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise rl_crop.PruningError(f"{name}={getattr(args, name)} must be in [0, 1].")
+    for name in ("learning_rate", "clip_range"):
+        if not 0 < getattr(args, name) < np.inf:
+            raise rl_crop.PruningError(f"{name}={getattr(args, name)} must be above 0.")
+    if not 0 <= args.seed < 2**31 or not 0 <= args.ent_coef < np.inf:
+        raise rl_crop.PruningError("seed must be at least 0 and below 2**31, and ent_coef at least 0.")
+    if args.n_timesteps < args.n_envs * args.n_steps:
+        raise rl_crop.PruningError(f"n_timesteps={args.n_timesteps} is less than one rollout, n_envs times n_steps.")
+    resolve_criterion(args.criterion)
+
+
 def main(args: Args) -> dict[str, Any]:
     """
     Train, prune on the way, evaluate.
@@ -128,8 +155,11 @@ def main(args: Args) -> dict[str, Any]:
     :param args: the arguments.
     :return: the policy, its running average, and the mean return of each.
     """
+    check(args)
     set_random_seed(args.seed)
     envs = make_vec_env(args.env, n_envs=args.n_envs, seed=args.seed)
+    if not (isinstance(envs.observation_space, spaces.Box) and isinstance(envs.action_space, spaces.Discrete)):
+        raise rl_crop.PruningError(f"{args.env} has not observations in a Box and discrete actions, which this loop is for.")
     width = [args.width, args.width]
     policy = ActorCriticPolicy(
         envs.observation_space, envs.action_space, lambda _: args.learning_rate, net_arch={"pi": width, "vf": width}
@@ -181,4 +211,4 @@ def main(args: Args) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    sys.exit(command(main, Args, __doc__ or ""))

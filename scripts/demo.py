@@ -5,14 +5,16 @@ had the small widths from the start. Takes under 3 minutes on two cores. `make d
 
 import multiprocessing
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from command_line import tyro
-from rl_crop.evaluation import RunConfig, load_config, run
+from rl_crop.core.pruning.settings import check_sparsity
+from rl_crop.evaluation import ConfigError, RunConfig, load_config, run
 from rl_crop.evaluation.agents import PICTURE, REPORT
+from rl_crop.evaluation.command import command
 from rl_crop.evaluation.compare import comparison_table, summarize
 from rl_crop.evaluation.plots import describe_cut, plot_comparison
 from rl_crop.files import read_json
@@ -52,7 +54,10 @@ def main(args: Args) -> None:
 
     :param args: the arguments
     """
-    config = load_config(CONFIG, {"n_timesteps": args.n_timesteps} if args.n_timesteps else None)
+    check_sparsity(args.sparsity)
+    if not 0 <= args.seed < 2**31:
+        raise ConfigError(f"--seed {args.seed} must be at least 0, and below 2**31")
+    config = load_config(CONFIG, {"n_timesteps": args.n_timesteps} if args.n_timesteps is not None else None)
     config = config.with_pruning((config.pruning or {}) | {"sparsity": args.sparsity})
     dense_config = config.with_pruning(None)
 
@@ -64,7 +69,7 @@ def main(args: Args) -> None:
     run(dense_config.with_widths(pruned_report["widths"]), args.out / "dense_small", args.seed, progress_bar=True)
     dense.join()
     if dense.exitcode != 0:
-        raise SystemExit("The dense run failed; its error stands above.")
+        raise ConfigError("the dense run failed; its error stands above")
 
     reports = {name: read_json(args.out / name / REPORT) for name in ("pruned", "dense", "dense_small")}
     plot_comparison(args.out / "comparison.png", reports)
@@ -84,4 +89,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    sys.exit(command(main, Args, __doc__ or ""))

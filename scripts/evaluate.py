@@ -7,6 +7,7 @@ Examples::
     python scripts/evaluate.py small.zip --noise
 """
 
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -17,8 +18,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from command_line import tqdm, tyro
 from rl_crop.evaluation import ConfigError, SavedAgent
+from rl_crop.evaluation.command import command
 from rl_crop.evaluation.compare import comparison_table, evaluate_agents, plot_robustness, robustness_table
 from rl_crop.files import write_json
+
+PICTURES = (".png", ".svg", ".pdf", ".jpg")
+"""How names of pictures end."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,16 @@ def main(args: Args) -> None:
     """
     if not args.agents:
         raise ConfigError("Name at least one run directory or zip")
-    if args.n_episodes < 1 or args.n_envs < 1 or min(args.noise, default=1) <= 0:
-        raise ConfigError("--n-episodes and --n-envs must be 1 or more, and --noise above 0")
+    if args.n_episodes < 1 or args.n_envs < 1 or not all(0 < level < math.inf for level in args.noise):
+        raise ConfigError("--n-episodes and --n-envs must be 1 or more, and --noise numbers above 0")
+    if len(set(args.agents)) < len(args.agents) or len(set(args.noise)) < len(args.noise):
+        raise ConfigError("An agent, or a level of --noise, is named twice: name each once")
+    if not 0 <= args.seed < 2**31:
+        raise ConfigError(f"--seed {args.seed} must be at least 0, and below 2**31")
+    if args.picture is not None and args.picture.suffix not in PICTURES:
+        raise ConfigError(f"--picture {args.picture} must end in {', '.join(PICTURES)}")
+    if args.picture is not None and not args.noise:
+        raise ConfigError("--picture shows returns against noise: leave out the empty --noise")
     agents = {str(path): SavedAgent.find(path, args.config) for path in args.agents}
     rows = {}
     passes = len(agents) * (1 + bool(args.noise))
@@ -82,7 +95,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except ConfigError as error:
-        sys.exit(f"Error: {error}")
+    sys.exit(command(main, Args, __doc__ or ""))

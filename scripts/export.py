@@ -17,10 +17,12 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
 import rl_crop
 from command_line import tyro
 from rl_crop.core.pruning.report import table
 from rl_crop.evaluation import ConfigError, SavedAgent
+from rl_crop.evaluation.command import command
 from rl_crop.export.latency import latency_cells, latency_rows
 
 
@@ -48,6 +50,10 @@ def main(args: Args) -> None:
 
     :param args: the arguments
     """
+    if args.repetitions < 0 or not 0 <= args.seed < 2**31:
+        raise ConfigError("--repetitions must be at least 0, and --seed at least 0 and below 2**31")
+    if args.opset is not None and args.out and not any(path.suffix == ".onnx" for path in args.out):
+        raise ConfigError("--opset is of .onnx files, and --out names none")
     agent = SavedAgent.find(args.agent, args.config)
     out = args.out or (agent.path.with_suffix(".onnx"),)
     files = {path.suffix: path for path in out}
@@ -78,7 +84,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except (ConfigError, rl_crop.PruningError) as error:
-        sys.exit(f"Error: {error}")
+    sys.exit(command(main, Args, __doc__ or ""))

@@ -19,8 +19,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from command_line import tyro
-from rl_crop.core.errors import PruningError
 from rl_crop.evaluation import ConfigError
+from rl_crop.evaluation.command import command
 from rl_crop.evaluation.random_policy import read_random_returns
 from rl_crop.evaluation.report_html import write_page
 from rl_crop.evaluation.results import Results, load_results
@@ -63,7 +63,10 @@ def main(args: Args) -> None:
 
     :param args: the arguments
     """
-    name = Store.at(args.results).folder.name
+    store = Store.at(args.results)
+    if not store.folder.is_dir() and not store.merged.is_file():
+        raise ConfigError(f"There are no results at {args.results}: run scripts/sweep.py first")
+    name = store.folder.name
     default = Path("configs") / f"study_{name}.yaml"
     study = args.study or (default if default.exists() else None)
     results = load_results(args.results, None if study is None else load_study(study))
@@ -85,7 +88,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except (ConfigError, PruningError) as error:
-        sys.exit(f"Error: {error}")
+    sys.exit(command(main, Args, __doc__ or ""))

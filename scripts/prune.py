@@ -16,10 +16,12 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
 import rl_crop
 from command_line import tyro
 from rl_crop.evaluation import ConfigError, SavedAgent
 from rl_crop.evaluation.agents import CONFIG, NORMALIZATION, REPORT, own_file
+from rl_crop.evaluation.command import command
 from rl_crop.files import write_atomically, write_json
 
 
@@ -51,6 +53,10 @@ def main(args: Args) -> None:
 
     :param args: the arguments
     """
+    if args.tolerance is not None and (args.sparsity, args.max_params) != (None, None):
+        raise ConfigError("--tolerance is of a size that is found: give it without --sparsity and --max-params")
+    if not 0 <= args.seed < 2**31:
+        raise ConfigError(f"--seed {args.seed} must be at least 0, and below 2**31")
     agent = SavedAgent.find(args.agent, args.config)
     size = f"{args.sparsity:g}" if args.sparsity is not None else f"{args.max_params}_params" if args.max_params else "auto"
     out = args.out or agent.path.with_name(f"{agent.path.stem}_pruned_{size}.zip")
@@ -81,7 +87,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except (ConfigError, rl_crop.PruningError) as error:
-        sys.exit(f"Error: {error}")
+    sys.exit(command(main, Args, __doc__ or ""))

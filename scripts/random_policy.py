@@ -14,7 +14,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from command_line import tyro
-from rl_crop.evaluation import RunConfig
+from rl_crop.evaluation import ConfigError, RunConfig
+from rl_crop.evaluation.command import command
 from rl_crop.evaluation.random_policy import measure_random_policy, random_policy_path
 from rl_crop.evaluation.store import Store
 from rl_crop.files import read_json, write_json
@@ -38,12 +39,16 @@ def main(args: Args) -> None:
 
     :param args: the arguments
     """
+    if args.seeds < 1 or args.episodes < 1:
+        raise ConfigError("--seeds and --episodes must be 1 or more")
+    if not Store.at(args.results).folder.is_dir() and not Store.at(args.results).merged.is_file():
+        raise ConfigError(f"There are no results at {args.results}: run scripts/sweep.py first")
     configs: dict[Path, RunConfig] = {}
     for result in Store.at(args.results).recorded().results.values():
         config = RunConfig.from_dict(result["config"])
         configs.setdefault(random_policy_path(args.out, config.env, config.env_kwargs), config)
     if not configs:
-        sys.exit(f"No results in {args.results}: run scripts/sweep.py first.")
+        raise ConfigError(f"No results in {args.results}: run scripts/sweep.py first")
     for path, config in configs.items():
         if not path.exists():
             means = [measure_random_policy(config, seed, args.episodes) for seed in range(args.seeds)]
@@ -54,4 +59,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    sys.exit(command(main, Args, __doc__ or ""))

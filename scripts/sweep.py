@@ -21,12 +21,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 
 from command_line import tqdm, tyro
-from rl_crop.core.errors import PruningError
 from rl_crop.evaluation import ConfigError
+from rl_crop.evaluation.command import command
 from rl_crop.evaluation.engines import Engine, LocalEngine, RayEngine
 from rl_crop.evaluation.store import Store
 from rl_crop.evaluation.study import Cell, default_results, load_study, select
 from rl_crop.evaluation.sweep import Progress, Sweep
+from rl_crop.evaluation.tasks import check_task
 
 
 @dataclass(frozen=True)
@@ -134,16 +135,21 @@ def main(args: Args) -> int:
     """
     if (args.jobs is not None and args.jobs < 1) or args.retries < 0:
         raise ConfigError("--jobs must be 1 or more, and --retries 0 or more")
+    if args.list and args.merge:
+        raise ConfigError("--list and --merge are two things to do: give one of them")
+    if args.keep_runs is not None and args.keep_runs.exists() and not args.keep_runs.is_dir():
+        raise ConfigError(f"--keep-runs {args.keep_runs} is a file: name a directory")
     cells = select(load_study(args.study), args.only)
     store = Store.at(args.results or default_results(args.study), args.keep_runs)
+    if store.folder.exists() and not store.folder.is_dir():
+        raise ConfigError(f"--results {store.folder} is a file: name a directory")
+    for config in {cell.config_hash: cell.config for cell in cells}.values():
+        check_task(config)
     if args.merge:
         print(f"{store.merge()} cells in {store.merged}")
         return 0
     if args.list:
-        try:
-            show(cells, store)
-        except BrokenPipeError:  # what reads the list, `head` say, has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        show(cells, store)
         return 0
 
     engine: Engine = RayEngine(args.ray_address, args.jobs) if args.engine == "ray" else LocalEngine(args.jobs or 1)
@@ -152,6 +158,8 @@ def main(args: Args) -> int:
     try:
         for progress in Sweep(store, engine, args.retries).run(cells, retry_failed=args.retry_failed, tick=bar.tick):
             bar.show(progress)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted: what is done is kept, the same command goes on from here.")
     finally:
         bar.close()
     summary = ", ".join(f"{count} {status}" for status, count in bar.counts.items())
@@ -166,9 +174,4 @@ def main(args: Args) -> int:
 if __name__ == "__main__":
     # Ending in the ordinary way also ends the cells that run.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.exit(main(tyro.cli(Args, description=__doc__)))
-    except (ConfigError, PruningError, ImportError) as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("Interrupted: what is done is kept, the same command goes on from here.")
+    sys.exit(command(main, Args, __doc__ or ""))

@@ -16,9 +16,11 @@ from typing import Annotated, Any
 # Small networks on a CPU are fastest on one thread. It must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from command_line import tyro, yaml
+from command_line import tyro
 from rl_crop.evaluation import ConfigError, RunConfig, load_config, run
+from rl_crop.evaluation.command import command
 from rl_crop.evaluation.plots import describe_cut
+from rl_crop.evaluation.yaml_files import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -52,22 +54,45 @@ def resolve(args: Args) -> RunConfig:
     :param args: the arguments
     :return: the file's configuration with the arguments' changes
     """
+    if not 0 <= args.seed < 2**31:
+        raise ConfigError(f"--seed {args.seed} must be at least 0, and below 2**31")
     overrides: dict[str, Any] = {}
     for assignment in args.set:
         key, separator, value = assignment.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {assignment}: expected key=value")
         *parents, last = key.split(".")
+        if not separator or not all((*parents, last)):
+            raise ConfigError(f"--set {assignment}: expected key=value")
         place = overrides
         for parent in parents:
             place = place.setdefault(parent, {})
-        place[last] = yaml.safe_load(value)
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {assignment}: `{parent}` is given as a whole before")
+        if last in place:
+            raise ConfigError(f"--set {assignment}: `{key}` is given twice")
+        place[last] = parse(f"--set {assignment}", value)
     config = load_config(args.config, overrides)
+    given = {"sparsity": args.sparsity, "criterion": args.criterion, "when": args.when and parse("--when", args.when)}
     if args.dense:
+        named = [f"--{name}" for name, value in given.items() if value is not None]
+        named += ["--set pruning"] if "pruning" in overrides else []
+        if named:
+            raise ConfigError(f"--dense trains without pruning, so it does not go with {', '.join(named)}")
         return config.with_pruning(None)
-    given = {"sparsity": args.sparsity, "criterion": args.criterion, "when": args.when and yaml.safe_load(args.when)}
     changes = {key: value for key, value in given.items() if value is not None}
     return config.with_pruning((config.pruning or {}) | changes) if changes else config
+
+
+def parse(where: str, text: str) -> Any:
+    """
+    :param where: it stands
+    :param text: YAML of the command line
+    :return: its content
+    :raises ConfigError: it is no YAML
+    """
+    try:
+        return parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{where} is {error}") from None
 
 
 def default_directory(args: Args, config: RunConfig) -> Path:
@@ -91,7 +116,11 @@ def main(args: Args) -> None:
     :param args: the arguments
     """
     config = resolve(args)
+    if args.verbose not in (0, 1, 2):
+        raise ConfigError(f"--verbose {args.verbose} must be 0, 1 or 2")
     directory = args.out or default_directory(args, config)
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"--out {directory} is a file: name a directory")
     report = run(config, directory, args.seed, progress_bar=args.progress_bar, verbose=args.verbose)
 
     final = report["final"]
@@ -110,7 +139,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except ConfigError as error:
-        sys.exit(f"Error: {error}")
+    sys.exit(command(main, Args, __doc__ or ""))

@@ -8,9 +8,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from rl_crop.evaluation.algorithms import algorithm_class
 from rl_crop.evaluation.building import build_env
 from rl_crop.evaluation.config import ConfigError, RunConfig, load_config
+from rl_crop.evaluation.zips import load_agent, load_statistics
 
 MODEL, CONFIG, NORMALIZATION, REPORT = "model.zip", "config.yaml", "vecnormalize.pkl", "report.json"
 EVALUATIONS, PICTURE = "evaluations.npz", "learning_curve.png"
@@ -77,7 +77,7 @@ class SavedAgent:
         if self.normalization is None:
             return watch(env)
         assert isinstance(env, VecNormalize)
-        env = VecNormalize.load(str(self.normalization), watch(env.venv))
+        env = load_statistics(self.normalization, watch(env.venv))
         env.training = False
         env.norm_reward = env.norm_reward and normalize_rewards
         return env
@@ -88,8 +88,9 @@ class SavedAgent:
 
         :param env: environments to attach
         :return: the agent
+        :raises PruningError: the zip is damaged, or does not fit its configuration
         """
-        return algorithm_class(self.config.algo).load(self.path, env=env, device="cpu")
+        return load_agent(self.path, self.config.algo, env)
 
 
 def own_file(model: Path, name: str) -> Path:

@@ -7,7 +7,6 @@ import numpy as np
 import torch as th
 from gymnasium.spaces import Box
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
@@ -17,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 from rl_crop.evaluation.algorithms import algorithm_class
 from rl_crop.evaluation.config import ConfigError, RunConfig
 from rl_crop.evaluation.environments import environment_maker, environment_wrapper
+from rl_crop.sb3.callback import PruningCallback
 
 _NOISES: dict[str, Any] = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
 # The hyperparameters that Stable-Baselines3 takes as functions of the progress.
@@ -91,7 +91,7 @@ def build_model(config: RunConfig, env: VecEnv, seed: int) -> BaseAlgorithm:
     return algorithm_class(config.algo)(policy, env, policy_kwargs=policy_kwargs, seed=seed, **hyperparams)
 
 
-def build_pruning_callback(pruning: dict[str, Any]) -> BaseCallback:
+def build_pruning_callback(pruning: dict[str, Any]) -> PruningCallback:
     """
     Build the callback that prunes.
 
@@ -99,8 +99,6 @@ def build_pruning_callback(pruning: dict[str, Any]) -> BaseCallback:
     :return: the callback
     :raises ConfigError: names the key that the callback does not know
     """
-    from rl_crop import PruningCallback
-
     known = inspect.signature(PruningCallback).parameters
     for key in pruning:
         if key not in known:

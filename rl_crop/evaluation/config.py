@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rl_crop.evaluation.algorithms import ALGORITHMS, algorithm_class
-from rl_crop.optional import require
+from rl_crop.evaluation.checks import wrong_hyperparameter, wrong_number, wrong_widths
+from rl_crop.evaluation.yaml_files import ConfigError, read_yaml
 
 # Arguments of an algorithm that a run decides by itself, so that a configuration cannot.
 _RESERVED = {"env", "policy", "policy_kwargs", "seed", "verbose", "tensorboard_log", "_init_setup_model"}
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the key."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +100,23 @@ class RunConfig:
             if key not in own | arguments:
                 raise ConfigError(f"The key `{key}` is neither a key of a run nor an argument of {algo.upper()}")
 
+        try:
+            wrong = [wrong_number(data)]
+        except RecursionError:
+            raise ConfigError("A value holds itself, by an anchor of YAML: write it out") from None
+        wrong += [*(wrong_hyperparameter(key, _number(data[key])) for key in data if key in arguments)]
+        if "net_arch" in (_mapping(data, "policy_kwargs") or {}):
+            wrong.append(wrong_widths(data["policy_kwargs"]["net_arch"]))
+        if any(wrong):
+            raise ConfigError(next(filter(None, wrong)))
         normalize = data.get("normalize") or False
         if not isinstance(normalize, (bool, Mapping)):
             raise ConfigError("`normalize` is true, false or a mapping of arguments of VecNormalize")
         atari, noise_dims = data.get("atari"), _number(data.get("noise_dims") or 0.0)
         if atari is not None and not isinstance(atari, bool):
             raise ConfigError(f"`atari` is true or false, got {atari!r}")
-        if isinstance(noise_dims, bool) or not isinstance(noise_dims, (int, float)):
-            raise ConfigError(f"`noise_dims` must be a number, got {noise_dims!r}")
+        if isinstance(noise_dims, bool) or not isinstance(noise_dims, (int, float)) or noise_dims < 0:
+            raise ConfigError(f"`noise_dims` must be a number of at least 0, got {noise_dims!r}")
         return RunConfig(
             env=str(data["env"]),
             algo=algo,
@@ -185,24 +191,6 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         raise ConfigError(f"{path}: {error}") from None
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """
-    Read a YAML file that holds a mapping.
-
-    :param path: the file
-    :return: its content
-    :raises ConfigError: when it is no valid YAML or no mapping
-    """
-    yaml = require("yaml", "scripts")
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} does not hold a mapping from keys to values")
-    return data
-
-
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """
     Merge two mappings; where both hold a mapping under a key, these are merged too.
@@ -265,6 +253,6 @@ def _number(value: Any) -> Any:
 
 def _whole(value: Any, key: str) -> int:
     number = _number(value)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or number != int(number) or number < 1:
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= 1 or number % 1:
         raise ConfigError(f"`{key}` must be a whole number of at least 1, got {value!r}")
     return int(number)

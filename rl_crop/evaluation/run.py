@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from rl_crop.evaluation.networks import count_flops, count_left, count_parameter
 from rl_crop.evaluation.recording import CutRecorder, TimedEvalCallback
 from rl_crop.evaluation.statistics import interquartile_mean
 from rl_crop.evaluation.training import Stopwatch, Training
-from rl_crop.files import write_arrays, write_atomically, write_json, write_text
+from rl_crop.files import remove_abandoned, temporary_folder, write_arrays, write_atomically, write_json, write_text
 from rl_crop.optional import require
 
 # Evaluation environments start far from the seeds of training, and at the same place in every arm of a comparison.
@@ -61,7 +60,8 @@ def run(
     model.verbose = verbose
     recorder = CutRecorder()
     n_eval_envs = min(config.evaluation.n_envs, config.evaluation.n_episodes)  # more would play for nothing
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=directory) as temporary:
+    remove_abandoned(directory)
+    with temporary_folder(directory) as temporary:
         evaluation = TimedEvalCallback(
             build_env(config, seed + CURVE_SEED, n_eval_envs, training=False),
             n_eval_episodes=config.evaluation.n_episodes,

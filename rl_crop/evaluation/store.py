@@ -9,19 +9,22 @@ import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from rl_crop.core.errors import PruningError
 from rl_crop.evaluation.claims import Claim
+from rl_crop.evaluation.result_files import readable, task_and_seconds, timing
 from rl_crop.evaluation.study import Cell
 from rl_crop.evaluation.tasks import run_task
-from rl_crop.files import read_json, read_lines, write_json, write_lines, write_text
+from rl_crop.files import read_json, read_lines, remove_abandoned, temporary_folder, write_json, write_lines, write_text
 
 MERGED = ".jsonl.gz"
 """How the name of a merged file ends."""
+RUN_FOLDERS = "rl_crop-"
+"""How the names of run directories begin that are not kept."""
 _FAILED = ".failed.txt"
 
 
@@ -96,7 +99,7 @@ class Store:
         :return: ``"done"``, ``"failed"``, ``"running"`` or ``"to do"``
         """
         # What was merged is looked up last: a file that is gone by now is there.
-        if self.result_path(cell).exists() or cell.name in self._merged().results:
+        if readable(self.result_path(cell)) or cell.name in self._merged().results:
             return "done"
         if self.failure_path(cell).exists() or cell.name in self._merged().failures:
             return "failed"
@@ -178,7 +181,8 @@ class Store:
         results, failures = {}, {}
         for path in self.folder.glob("*.json"):
             with contextlib.suppress(FileNotFoundError):  # merged meanwhile
-                results[path.stem] = read_json(path)
+                if readable(path):
+                    results[path.stem] = read_json(path)
         for path in self.folder.glob(f"*{_FAILED}"):
             with contextlib.suppress(FileNotFoundError):
                 failures[path.name.removesuffix(_FAILED)] = path.read_text(encoding="utf-8")
@@ -215,13 +219,19 @@ class Store:
         :return: seconds; ``None`` while a task has no result to judge by
         """
         known: dict[str, list[float]] = {}
-        loose = [_task_and_seconds(path) for path in self.folder.glob("*.json")]
-        for task, seconds in (*loose, *map(_timing, self._merged().results.values())):
+        loose = [task_and_seconds(path) for path in self.folder.glob("*.json") if readable(path)]
+        for task, seconds in (*loose, *map(timing, self._merged().results.values())):
             known.setdefault(task, []).append(seconds)
         try:
             return sum(max(0.0, fmean(known[cell.task]) - elapsed.get(cell.name, 0.0)) for cell in cells)
         except KeyError:
             return None
+
+    def sweep(self) -> None:
+        """Remove the temporary folders that killed runs have left, here and where run directories are made."""
+        for folder in (self.folder, *(path for path in (self.keep_runs or self.folder).glob("*") if path.is_dir())):
+            remove_abandoned(folder)
+        remove_abandoned(Path(tempfile.gettempdir()), RUN_FOLDERS)
 
     def _lock_path(self, cell: Cell) -> Path:
         return self.folder / ".locks" / cell.name
@@ -259,18 +269,12 @@ def last_line(text: str) -> str:
 
 @lru_cache(maxsize=2)  # a sweep asks after every cell, and what it writes meanwhile is not in this file
 def _read_merged(path: Path, *version: int) -> Recorded:
-    lines = {line.pop("name"): line for line in read_lines(path)}
+    try:
+        lines = {line.pop("name"): line for line in read_lines(path)}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise PruningError(f"{path} holds something else than results: restore it, or delete it and run its study") from error
     failures = {name: line["failed"] for name, line in lines.items() if "failed" in line}
     return Recorded({name: line for name, line in lines.items() if name not in failures}, failures)
-
-
-def _timing(result: Mapping[str, Any]) -> tuple[str, float]:
-    return result["task"], result["seconds"]["learn_with_evaluation"]
-
-
-@cache  # as above
-def _task_and_seconds(path: Path) -> tuple[str, float]:
-    return _timing(read_json(path))
 
 
 def compute(cell: Cell, widths: Any = None, keep_runs: Path | None = None) -> dict[str, Any]:
@@ -284,7 +288,7 @@ def compute(cell: Cell, widths: Any = None, keep_runs: Path | None = None) -> di
     """
     with contextlib.ExitStack() as stack:
         if keep_runs is None:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rl_crop-")))
+            directory = Path(stack.enter_context(temporary_folder(None, RUN_FOLDERS)))
         else:
             directory = keep_runs / cell.name
         report = run_task(cell.config, directory, cell.seed, widths, plot=keep_runs is not None)

@@ -1,16 +1,21 @@
 """A study: tasks × arms × sparsities × seeds, spread out into cells, each of which is one run."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rl_crop.core.errors import PruningError
+from rl_crop.core.pruning.settings import check_sparsity
 from rl_crop.core.recipes.recipe import Recipe
 from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.evaluation.config import ConfigError, read_yaml, short_hash
 from rl_crop.evaluation.tasks import TaskConfig, load_task
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+_KINDS = {"config": "path", "overrides": "mapping", "pruning": "mapping", "arms": "list of names"}
 _STUDY_KEYS = {"tasks", "arms", "recipes", "sparsities", "seeds"}
 _TASK_KEYS = {"config", "overrides", "pruning", "arms", "arms_at", "sparsities", "seeds"}
 # Parts of a recipe that have another name since: hashes go on with the first one, so that recorded results stay valid.
@@ -52,6 +57,11 @@ class Cell:
         return short_hash(identity)
 
     @cached_property
+    def config_hash(self) -> str:
+        """Stands for what is run, whatever the seed."""
+        return short_hash(self.config.canonical())
+
+    @cached_property
     def name(self) -> str:
         """The name of the cell's files, without a suffix: readable, and unique."""
         by_network = self.sparsity if isinstance(self.sparsity, Mapping) else {"": self.sparsity}
@@ -81,6 +91,8 @@ def load_study(path: str | Path) -> list[Cell]:
     for key in ("tasks", "arms"):
         if not isinstance(study.get(key), Mapping):
             raise ConfigError(f"{path}: the key `{key}` must be a mapping from names to settings")
+        for name in study[key]:
+            _check_name(name, f"{path}: `{key}`")
     recipes = _recipe_arms(study.get("recipes") or [])
     all_arms = study["arms"] | recipes | study["arms"]  # in this order, and what is written out wins
     cells: list[Cell] = []
@@ -88,15 +100,21 @@ def load_study(path: str | Path) -> list[Cell]:
         _check_keys(settings, _TASK_KEYS, f"{path}: tasks.{task}")
         if "config" not in settings:
             raise ConfigError(f"{path}: the key `tasks.{task}.config` is missing")
-        config = load_task(path.parent / settings["config"], settings.get("overrides")).with_pruning(None)
         sparsities, seeds = (settings.get(key, study.get(key)) for key in ("sparsities", "seeds"))
         if not sparsities or not seeds:
             raise ConfigError(f"{path}: `sparsities` and `seeds` are needed, for the study or for tasks.{task}")
+        _check_sizes(sparsities, seeds, f"{path}: tasks.{task}")
+        for key, kind in (("config", str), ("overrides", Mapping), ("pruning", Mapping), ("arms", list)):
+            if settings.get(key) is not None and not isinstance(settings[key], kind):
+                raise ConfigError(f"{path}: tasks.{task}.{key} must be a {_KINDS[key]}, got {settings[key]!r}")
+        config = load_task(path.parent / settings["config"], settings.get("overrides")).with_pruning(None)
         arms = _pick_arms(all_arms, settings.get("arms"), f"tasks.{task}.arms")
         arms_at = _arms_at(settings.get("arms_at") or {}, arms, sparsities, f"tasks.{task}.arms_at")
         for seed in seeds:
             every = _cells_of_seed(task, config, arms, settings.get("pruning") or {}, sparsities, seed)
             cells += [cell for cell in every if cell.arm in arms_at.get(str(cell.sparsity), arms)]
+    if not cells:
+        raise ConfigError(f"{path} names no task, or no arm: there is nothing to run")
     return cells
 
 
@@ -108,6 +126,30 @@ def default_results(study: Path) -> Path:
     :return: for example ``runs/returns`` for ``study_returns.yaml``
     """
     return Path("runs") / study.stem.removeprefix("study_")
+
+
+def _check_name(name: Any, where: str) -> None:
+    """Names are parts of the names of files."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f"{where} holds the name {name!r}: use letters, digits and _ . + - alone, a path is none")
+
+
+def _check_sizes(sparsities: Any, seeds: Any, where: str) -> None:
+    if not isinstance(sparsities, list) or not isinstance(seeds, list):
+        raise ConfigError(f"{where}: `sparsities` and `seeds` must be lists, got {sparsities!r} and {seeds!r}")
+    for sparsity in sparsities:
+        try:
+            check_sparsity(sparsity)
+        except PruningError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        if isinstance(sparsity, Mapping) and not sparsity:
+            raise ConfigError(f"{where}: the sparsity {sparsity!r} names no network: give a number, or one by network")
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise ConfigError(f"{where}: the seed {seed!r} must be a whole number of at least 0")
+    for name, values in (("sparsities", sparsities), ("seeds", seeds)):
+        if len({str(value) for value in values}) < len(values):
+            raise ConfigError(f"{where}: `{name}: {values}` names one twice")
 
 
 def _recipe_arms(wanted: Any) -> dict[str, dict[str, str]]:

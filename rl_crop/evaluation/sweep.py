@@ -60,6 +60,7 @@ class Sweep:
         :return: a report for every cell that is done, failed or passed over, and others before it when it starts or dies
         """
         left = {cell.name: cell for cell in cells}
+        self.store.sweep()
         if retry_failed:
             self.store.forget_failures(left.values())
         running: dict[str, Claim] = {}

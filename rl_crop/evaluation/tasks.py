@@ -64,6 +64,23 @@ def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
         raise ConfigError(f"{path}: {error}") from None
 
 
+def check_task(config: TaskConfig) -> None:
+    """
+    Look at what a run would refuse, before anything runs.
+
+    :param config: what to run
+    :raises ConfigError: names the key that is wrong
+    """
+    if not isinstance(config, RunConfig):
+        return
+    from rl_crop.evaluation.training import Training
+
+    try:
+        Training(config)
+    except PruningError as error:
+        raise ConfigError(f"`pruning` of {config.algo} on {config.env}: {error}") from None
+
+
 def run_task(config: TaskConfig, directory: Path, seed: int, widths: Any = None, plot: bool = False) -> dict[str, Any]:
     """
     Train and measure.

@@ -74,7 +74,9 @@ class Training:
         if given is not None and given.get("recipe") and resolve_recipe(given["recipe"]).driver != "single":
             self._recipe = chosen_recipe(given)
         elif given is not None:
-            self._callbacks = [build_pruning_callback({"verbose": int(print_cuts)} | given)]
+            callback = build_pruning_callback({"verbose": int(print_cuts)} | given)
+            callback.check_arguments()
+            self._callbacks = [callback]
             for hook in HOOKS:
                 setattr(self._callbacks[0], hook, self.pruning.timed(getattr(self._callbacks[0], hook)))
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from rl_crop.core.errors import PruningError
-from rl_crop.evaluation.algorithms import algorithm_class
+from rl_crop.evaluation.algorithms import ALGORITHMS, algorithm_class
 
 BY_POLICY = {
     "sac": "sac", "td3": "td3", "dqn": "dqn", "tqc": "tqc", "qrdqn": "qrdqn", "crossq": "crossq", "ars": "ars",
@@ -75,11 +76,28 @@ def load_agent(path: Path, algo: str | None, env: VecEnv | None) -> BaseAlgorith
     :return: the agent, on the CPU.
     :raises PruningError: it cannot be loaded.
     """
-    name = algo or algorithm_of(path)
+    name = (algo or algorithm_of(path)).lower()
+    if name not in ALGORITHMS:
+        raise PruningError(f"--algo {algo} is not known: choose one of {', '.join(ALGORITHMS)}.")
     try:
-        return algorithm_class(name).load(path, env=env, device="cpu")
+        model = algorithm_class(name).load(path, env=env, device="cpu")
     except Exception as error:
         raise PruningError(f"{path} does not load as {name} ({type(error).__name__}: {error}).") from error
+    if algo is not None:
+        refuse_other_algorithm(path, name)
+    if not all(bool(tensor.isfinite().all()) for tensor in model.policy.state_dict().values() if tensor.is_floating_point()):
+        raise PruningError(f"{path} is damaged, or of a training that diverged: its networks hold NaN or infinity.")
+    return model
+
+
+def refuse_other_algorithm(path: Path, name: str) -> None:
+    """:raises PruningError: a zip says that it is of another algorithm, which shares policies and so would load."""
+    try:
+        found = algorithm_of(path)
+    except PruningError:
+        return
+    if found != name and {found, name} != {"td3", "ddpg"}:
+        raise PruningError(f"{path} is of {found}, not of --algo {name}: leave --algo out.")
 
 
 def save_slim(model: BaseAlgorithm, path: str | Path) -> None:
@@ -118,9 +136,35 @@ def make_env(env_id: str, vecnormalize: Path | None, n_envs: int, seed: int) -> 
         return env
     if not vecnormalize.is_file():
         raise PruningError(f"There are no statistics at {vecnormalize}.")
-    normalized = VecNormalize.load(str(vecnormalize), env)
+    normalized = load_statistics(vecnormalize, env)
     normalized.training = normalized.norm_reward = False
     return normalized
+
+
+def load_statistics(path: Path, env: VecEnv) -> VecNormalize:
+    """
+    :param path: a file that ``VecNormalize`` has saved
+    :param env: environments, whose observations it normalises
+    :return: the environments, normalised
+    :raises PruningError: it is damaged, or of other observations
+    """
+    try:
+        normalized = VecNormalize.load(str(path), env)
+        measured = normalized.obs_rms if normalized.norm_obs else {}
+        statistics = measured if isinstance(measured, dict) else {"": measured}
+        shapes = {name: tuple(of.mean.shape) for name, of in statistics.items()}
+    except Exception as error:
+        raise PruningError(f"{path} holds no statistics of VecNormalize for this environment ({_short(error)}).") from error
+    space = env.observation_space
+    for name, shape in shapes.items():
+        part = space.spaces.get(name) if isinstance(space, spaces.Dict) else space
+        if part is None or part.shape != shape:
+            raise PruningError(f"{path} is of other observations than the environment's: of shape {shape}.")
+    return normalized
+
+
+def _short(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def statistics_beside(path: Path) -> Path | None:

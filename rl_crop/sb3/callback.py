@@ -177,7 +177,7 @@ class PruningCallback(BaseCallback):
         """Whatever is wrong with the arguments raises here, before the first step."""
         self.engine, self._retry_at, self._unseen = None, 0.0, True  # nothing of an earlier run
         no_longer(self.model)
-        recipe, sparsity = self._checked()
+        recipe, sparsity = self.check_arguments()
         refuse_workers(self.locals)
         model, self._on_policy = self.model, isinstance(self.model, OnPolicyAlgorithm)
         restore_masks(model)
@@ -213,17 +213,25 @@ class PruningCallback(BaseCallback):
     def _subject(self, batches: Sequence[Any]) -> Subject:
         return agent_subject(self.model, batches, self._along)
 
-    def _checked(self) -> tuple[Recipe, Any]:
-        """:return: the recipe and the sparsity that the arguments ask for."""
+    def check_arguments(self) -> tuple[Recipe, Any]:
+        """
+        Look at the arguments, as the start of training does; no agent is needed.
+
+        :return: the recipe and the sparsity that they ask for.
+        :raises PruningError: names what is wrong.
+        """
         self._init_callback()  # a list sets the parent later
         check_choices({"on_error": (self.on_error, ("raise", "warn"))})
-        Settings(seed=self.seed, **self.settings)
         check_counts({name: self._given[name] for name in ("n_events", "n_batches") if name in self._given})
         check_counts({"batch_size": self.batch_size})
         recipe = self.resolved
         if isinstance(recipe.when, float) and recipe.when >= 1:
             raise PruningError(f"when={recipe.when!r} must be below 1: nothing trains after the end. Timesteps are an int.")
         self._check_driver(recipe)
+        Settings(
+            recipe.criterion, recipe.scope, structured=recipe.structured, compensation=recipe.compensation,
+            min_units=recipe.of(ScoringOptions).min_units, seed=self.seed, **self.settings,
+        )  # fmt: skip
         if check_factor(self.learning_rate_factor) != 1 and (recipe.n_events is None or recipe.chosen_schedule.in_time):
             raise PruningError("learning_rate_factor does not go with this recipe, which acts between the optimizer's steps.")
         return recipe, target_by_network(self.sparsity, self.networks)
