@@ -97,7 +97,7 @@ def as_loaded(model: BaseAlgorithm, policy_class: Any, policy_kwargs: Mapping[st
     built = copy.copy(model)
     vars(built).update(
         policy_class=policy_class, policy_kwargs=copy.deepcopy(dict(policy_kwargs)), seed=None,
-        action_space=copy.deepcopy(model.action_space),
+        action_space=copy.deepcopy(model.action_space), observation_space=copy.deepcopy(model.observation_space),
     )  # fmt: skip
     if getattr(built, "replay_buffer", 0) is None:  # nothing is to be allocated
         vars(built)["replay_buffer"] = ()

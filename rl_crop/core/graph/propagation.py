@@ -49,6 +49,12 @@ def _follow(
         _elementwise(tracer, args, kwargs, out)
     elif name in MOVES:
         return rearrange(tracer, func, name, args, kwargs, out, labelled)
+    elif name in ("scaled_dot_product_attention", "matmul", "bmm"):
+        return not kwargs.get("enable_gqa") and _batched(
+            tracer, [x for x in (*args, *kwargs.values()) if isinstance(x, th.Tensor)], out
+        )
+    elif name in ("softmax", "log_softmax"):
+        return _normalised(tracer, args, kwargs, out)
     elif name in _POOLS:
         _keep_channels(tracer, args[0], out, -1 - int(_digits(name)))
     elif name in ("pack_padded_sequence", "pad_packed_sequence"):
@@ -81,7 +87,7 @@ _ELEMENTWISE = frozenset(
     square pow neg sign sin cos reciprocal clone contiguous float double half bfloat16 to type type_as detach data
     add sub subtract mul multiply div divide true_divide radd rsub rmul rdiv rtruediv truediv rpow iadd isub imul
     itruediv maximum minimum lerp where addcmul addcdiv nan_to_num requires_grad gt ge lt le eq ne isfinite isnan isinf
-    logical_and logical_or logical_not and or xor invert erf floor ceil round sinh cosh atan asinh bernoulli
+    masked_fill logical_and logical_or logical_not and or xor invert erf floor ceil round sinh cosh atan asinh bernoulli
     zeros_like ones_like full_like empty_like rand_like randn_like""".split()
 )
 _POOLS = frozenset(
@@ -130,6 +136,34 @@ def _layer(tracer: LabelTracer, call: dict[str, Any], out: th.Tensor) -> None:
     new: list[np.ndarray | None] = [None] * out.dim()
     new[channel] = rows
     tracer.label(out, tuple(new))
+
+
+def _batched(tracer: LabelTracer, operands: Sequence[th.Tensor], out: th.Tensor) -> bool:
+    """Products of matrices side by side: units can be cut along the axes before the last two (heads)."""
+    labels = [(x, tracer.axes(x) or (None,) * x.dim()) for x in operands]
+    merged: list[np.ndarray | None] = [None] * out.dim()
+    for place in range(-1, -out.dim() - 1, -1):
+        aligned = [(x.shape[place], own[place]) for x, own in labels if x.dim() >= -place]
+        merged[place] = next((axis for _, axis in aligned if axis is not None), None)
+        if merged[place] is None:
+            continue
+        if place >= -2 or any(size not in (1, out.shape[place]) for size, _ in aligned):
+            return False
+        for size, axis in aligned:
+            if size > 1:
+                tracer.tie(merged[place], axis, FIXED)
+    tracer.label(out, tuple(merged))
+    return True
+
+
+def _normalised(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> bool:
+    """A softmax over an axis that holds no units."""
+    axes = tracer.axes(args[0]) or (None,) * out.dim()
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if dim is None or axes[dim] is not None:
+        return False
+    tracer.label(out, axes)
+    return True
 
 
 def _tie_vectors(tracer: LabelTracer, channels: np.ndarray | None, vectors: tuple[Any, ...]) -> None:

@@ -13,6 +13,7 @@ MOVES = frozenset(
     repeat repeat_interleave tile chunk split tensor_split unbind getitem select narrow index_select cat concat
     concatenate stack hstack roll flip view_as reshape_as pixel_shuffle pixel_unshuffle""".split()
 )
+_RESHAPES = frozenset("view reshape unflatten".split())
 # These pick by place: cut units would shift the places of the others, unless all of them pass in order.
 _PICKS = frozenset("split tensor_split unbind getitem select narrow index_select roll".split())
 
@@ -38,6 +39,12 @@ def rearrange(
     moved = func(*_as_labels(tracer, args, picks), **{key: _as_labels(tracer, value, picks) for key, value in kwargs.items()})
     tensors, labels = (out, moved) if isinstance(out, (tuple, list)) else ((out,), (moved,))
     found = [_labelled_axis(values.numpy()) for values in labels]
+    if name in _RESHAPES:
+        given = _given_sizes(name, args, kwargs)
+        if found == [None]:
+            found = [_blocks(tracer, moved.numpy(), given)]
+        elif _joins_blocks(tracer, found[0], given):
+            return False
     if any(axes is None or len(axes) != x.dim() for x, axes in zip(tensors, found, strict=True)):
         return False
     pieces = [next((axis for axis in axes or () if axis is not None), np.zeros(0)) for axes in found]
@@ -52,6 +59,42 @@ def rearrange(
     for tensor, axes in zip(tensors, found, strict=True):
         tracer.label(tensor, axes or ())
     return True
+
+
+def _given_sizes(name: str, args: tuple, kwargs: dict[str, Any]) -> dict[int, int]:
+    """:return: by axis of the result, the size that a reshaping call states for it"""
+    place = 0
+    stated = [*args[1:], *kwargs.values()]
+    if name == "unflatten":
+        place = stated.pop(0) % args[0].dim()
+    sizes = [size for value in stated for size in (value if isinstance(value, (list, tuple)) else [value])]
+    return {place + number: size for number, size in enumerate(sizes) if isinstance(size, int)}
+
+
+def _blocks(tracer: LabelTracer, labels: np.ndarray, given: dict[int, int]) -> Axes | None:
+    """
+    Units laid out along several axes (heads and their features): those at one place of the axis whose size is left open go
+    together, as the others are written into the call.
+    """
+    open_ = [place for place, size in given.items() if size == -1]
+    if len(open_) != 1 or (labels < 0).any():
+        return None
+    blocks = [np.unique(block) for block in np.moveaxis(labels, open_[0], 0)]
+    if len({len(block) for block in blocks}) > 1 or len(np.unique(np.concatenate(blocks))) < sum(map(len, blocks)):
+        return None
+    table = np.stack(blocks)
+    for place in range(1, table.shape[1]):
+        tracer.tie(table[:, 0], table[:, place], "is laid out in blocks")
+    tracer.blocks.update(table[:, 0].tolist())
+    return tuple(table[:, 0] if place == open_[0] else None for place in range(labels.ndim))
+
+
+def _joins_blocks(tracer: LabelTracer, axes: Axes | None, given: dict[int, int]) -> bool:
+    """Whether a call puts such blocks one after the other again, to a size that is written into it."""
+    for place, labels in enumerate(axes or ()):
+        if labels is not None and len(np.unique(labels)) < len(labels) and labels[0] in tracer.blocks:
+            return given.get(place, -1) != -1
+    return False
 
 
 def _as_labels(tracer: LabelTracer, value: Any, picks: bool) -> Any:

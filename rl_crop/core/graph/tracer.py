@@ -50,6 +50,7 @@ class LabelTracer(TorchFunctionMode):
         # can lose heads; those that read what their layer gave out a step before; units that must stay of those that a weight
         # produces; and weights (by id) whose layers make their own states.
         self.gates: dict[str, int] = {}
+        self.blocks: set[int] = set()  # first labels of blocks of units that are reshaped to an axis of their own (heads)
         self.composite: set[str] = set()
         self.attention: set[int] = set()
         self.feedback: set[str] = set()

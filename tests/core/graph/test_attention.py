@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch as th
+import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from rl_crop.core.attention import NarrowAttention
@@ -157,3 +158,61 @@ def test_a_cut_that_fails_gives_the_class_back():
         raise KeyboardInterrupt
     assert type(model.m) is nn.MultiheadAttention and model.m.num_heads == 4 and model.m._qkv_same_embed_dim
     mse(model, data[0]).backward()
+
+
+def by_head(x):
+    return x.view(*x.shape[:2], -1, 3).transpose(1, 2)
+
+
+def separate(m, x):
+    h = th.tanh(m.a(x))
+    out = F.scaled_dot_product_attention(by_head(m.q(h)), by_head(m.k(h)), by_head(m.v(h)), is_causal=True)
+    return m.c((h + m.o(out.transpose(1, 2).flatten(2))).mean(1))
+
+
+def chunked(m, x, width=-1):
+    h = th.tanh(m.a(x))
+    out = F.scaled_dot_product_attention(*(by_head(part) for part in m.qkv(h).chunk(3, -1)))
+    return m.c((h + m.o(out.transpose(1, 2).reshape(*h.shape[:2], width))).mean(1))
+
+
+def fused(m, x):
+    h = th.tanh(m.a(x))
+    q, k, v = m.qkv(h).unflatten(-1, (3, -1, 3)).permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(-2, -1) * 3**-0.5).masked_fill(CAUSAL, -1e9).softmax(-1)
+    return m.c((h + m.o((weights @ v).transpose(1, 2).reshape(*h.shape[:2], -1))).mean(1))
+
+
+def fixed_number(m, x):
+    h = th.tanh(m.a(x))
+    q, k, v = (part.view(*part.shape[:2], 4, 3).transpose(1, 2) for part in m.qkv(h).chunk(3, -1))
+    return m.c((h + m.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))).mean(1))
+
+
+def narrower_heads(m, x):
+    h = th.tanh(m.a(x))
+    q, k, v = (part.view(*part.shape[:2], 4, -1).transpose(1, 2) for part in m.qkv(h).chunk(3, -1))
+    return m.c((h + m.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))).mean(1))
+
+
+def of_ones_own(forward):
+    inner = {name: nn.Linear(8, 12) for name in "qkv"} if forward is separate else {"qkv": nn.Linear(8, 36)}
+    return Calls(forward, a=nn.Linear(3, 8), **inner, o=nn.Linear(12, 8), c=nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize("forward", [separate, chunked, fused])
+def test_attention_that_leaves_the_number_of_heads_open_loses_heads(forward):
+    model, data = of_ones_own(forward), batches(SEQUENCE, n=6)
+    plan = plan_pruning(model, mse, data, 0.5, compensation="none", scope="layer")
+    twin = MaskedTwin(model, plan).model
+    plan.apply()
+    assert model.o.in_features == 6 and set(plan.keep) == {"a", "q" if forward is separate else "qkv"}
+    assert max((model(x) - twin(x)).abs().max().item() for x, _ in data) < 1e-12
+    prune_model(model, mse, data, 0.3, criterion="obs_crop")
+
+
+@pytest.mark.parametrize("forward", [fixed_number, narrower_heads, lambda m, x: chunked(m, x, 12)])
+def test_sizes_that_are_written_into_attention_leave_it_whole(forward):
+    model = of_ones_own(forward)
+    report = prune_model(model, mse, batches(SEQUENCE, n=6), 0.3)
+    assert "cannot be cut" in report.untouched["qkv"] and model.o.in_features == 12 and model.a.out_features < 8
