@@ -34,6 +34,7 @@ from rl_crop.sb3.guard import ReturnGuard
 from rl_crop.sb3.learning import still_learning
 from rl_crop.sb3.learning_rate import check_factor, scale_learning_rate
 from rl_crop.sb3.masks import restore_masks
+from rl_crop.sb3.said import say_if_late, say_if_several, say_nothing_trained
 from rl_crop.sb3.state import AgentState
 from rl_crop.sb3.task import agent_subject
 
@@ -192,6 +193,8 @@ class PruningCallback(BaseCallback):
             self._state.clear()
             self.logger.info("The agent has been pruned already (model.pruning_history): it is not pruned again.")
             return
+        say_if_late(recipe.when, model._total_timesteps)
+        say_if_several(self, self.locals.get("callback"))
         found = self._state.found(self.memory)
         self.engine = PruningEngine(
             recipe, sparsity, self._subject, self._seed,
@@ -273,8 +276,11 @@ class PruningCallback(BaseCallback):
             return
         try:
             if not self.engine.finished:
+                n_before = len(self.model.pruning_history)  # type: ignore[attr-defined]
                 self.engine.timetable.end()
                 self._update(at_end=True)
+                if self.engine.recipe.n_events and len(self.model.pruning_history) > n_before:  # type: ignore[attr-defined]
+                    say_nothing_trained(self.num_timesteps)
         finally:
             self.engine.detach()
             self._state.clear()
