@@ -1,35 +1,22 @@
 """What an algorithm holds under names of its own: optimizers, copies of its networks, and networks that may read them."""
 
-from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from types import ModuleType
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import BaseBuffer
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import named_tensors
+from rl_crop.sb3.looking import walk
 
-NO_COPIES = (VecEnv, gym.Env, spaces.Space, BaseBuffer, BaseCallback, BaseAlgorithm, Distribution, Logger, ModuleType, type)
-"""Kinds of objects that are not looked into."""
 OWN = frozenset("policy env policy_kwargs policy_class pruning_history pruning_state".split())
 """Attributes of an algorithm of which more is known."""
-INNER = frozenset("_parameters _buffers _modules _non_persistent_buffers_set".split())
-DEEPEST, MOST, MOST_OF_ONE = 8, 20_000, 1_000
-"""Bounds of the search: levels, objects, and entries of one collection."""
 SMALL = 100
 """Parameters that a network has at least: a vector of fewer numbers is not taken for a copy."""
 ALIKE = 0.3
@@ -89,7 +76,7 @@ def held_by(
     roots: list[tuple[str, Any]] = [("policy", policy), *((f"policy.{name}", module) for name, module in beside.items())]
     if model is not None:
         roots = [*((name, value) for name, value in vars(model).items() if name not in OWN), *roots]
-    for name, value in _walk(roots, frozenset(ignore)):
+    for name, value in walk(roots, frozenset(ignore)):
         if isinstance(value, th.optim.Optimizer):
             held.optimizers.append(value)
         elif isinstance(value, nn.Module):
@@ -129,45 +116,6 @@ def mirrors_given(held: Held, policy: BasePolicy, parts: Sequence[nn.Module], mi
 
 def _values(tensors: Any) -> list[Any]:
     return list(tensors.values() if isinstance(tensors, Mapping) else tensors)
-
-
-def _walk(roots: Sequence[tuple[str, Any]], ignore: frozenset[str]) -> Iterator[tuple[str, Any]]:
-    """Optimizers, modules, tensors and collections of them, each once, by where they are held."""
-    waiting = [(name, value, 0) for name, value in reversed(roots)]
-    seen: set[int] = set()
-    while waiting and len(seen) < MOST:
-        name, value, depth = waiting.pop()
-        passed_over = {name, name.removeprefix("policy.")} & ignore or name.endswith("kwargs") or "batch_norm_stats" in name
-        if passed_over or id(value) in seen or depth > DEEPEST:
-            continue
-        seen.add(id(value))
-        entries = _entries(value)
-        if isinstance(value, (th.optim.Optimizer, nn.Module)):
-            yield name, value
-        elif entries and all(isinstance(item, _NUMBERS) for _, item in entries):
-            yield name, value
-            continue
-        elif isinstance(value, _NUMBERS) and np.ndim(value):
-            yield name, [value]
-        waiting += [(f"{name}.{key}", item, depth + 1) for key, item in reversed(entries)]
-
-
-def _entries(value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, (Mapping, *_LISTS)):
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        return [(str(key), item) for key, item in islice(items, MOST_OF_ONE)]
-    if isinstance(value, (*_NUMBERS, *NO_COPIES)) or callable(value) and not isinstance(value, nn.Module):
-        return []
-    own = list(getattr(value, "__dict__", {}).items())
-    if isinstance(value, th.optim.Optimizer):
-        return [(key, item) for key, item in own if key not in ("state", "param_groups")]
-    if isinstance(value, nn.Module):
-        hidden = [(key, item) for key, item in own if key not in INNER and not key.endswith("_hooks")]
-        return [*hidden, *value.named_children()]
-    return own
-
-
-_NUMBERS, _LISTS = (th.Tensor, np.ndarray), (list, tuple, set, frozenset, deque)
 
 
 class _Finder:
@@ -225,7 +173,8 @@ class _Finder:
             pairs = [(part, t, i) for part, t, i in pairs if len(named_tensors(part)) == 1 and np.ndim(i[0]) > 1]
             wholes = (self.policy, *self.policy.children())
             sizes = {sum(p.numel() for p in part.parameters()) for part in wholes} - set(range(SMALL))
-            if np.ndim(items[0]) == 1 and np.size(items[0]) in sizes and name != "weights":  # those of ARS are cut along
+            vector = np.ndim(items[0]) == 1 and name != "weights"  # that of ARS is cut along
+            if vector and math.prod(items[0].shape) in sizes:
                 raise PruningError(f"model.{name} holds {_CANNOT}")
         if not pairs:
             trained = {

@@ -20,7 +20,7 @@ from rl_crop.core.graph.unmet import pin_unmet
 from rl_crop.core.rng import eval_mode, isolated_rng, undisturbed
 
 OUTPUT = "its outputs are the network's outputs"
-TRAINING = "is run in training only, so that what it would lose could not be repaired"
+TRAINING = "meets a layer that is run in training only, which could not be repaired"
 UNREACHED = "was not used in the forward pass that was looked at"
 
 

@@ -11,7 +11,7 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import DependencyGraph, Group, find_units
 from rl_crop.core.graph.memory import beyond_reach
 from rl_crop.core.importance.activations import UnitActivations, dormant_shares
-from rl_crop.core.importance.context import ImportanceContext, unit_scores
+from rl_crop.core.importance.context import GRADIENT_FREE, ImportanceContext, unit_scores
 from rl_crop.core.importance.criteria import ERRORS, resolve_criterion
 from rl_crop.core.importance.received import ReceivedMoments
 from rl_crop.core.importance.signal import signal_notes, with_fallback
@@ -147,10 +147,21 @@ def _scores(
         tensors=subject.trained.tensors,
         received=received,
     )
-    scores = unit_scores(resolve_criterion(settings.criterion)(context), groups)
+    criterion = settings.criterion
+    if isinstance(criterion, str) and criterion not in GRADIENT_FREE and groups and _frozen(subject, network):
+        if criterion not in ERRORS:
+            return with_fallback({group.name: np.zeros(group.n_units) for group in groups}, context, groups)
+        criterion = WITHOUT_GRADIENT
+    scores = unit_scores(resolve_criterion(criterion)(context), groups)
     # A function of the user's own means what it says of whole layers, where it says anything.
     telling = callable(settings.criterion) and len(np.unique(np.concatenate([*scores.values()]))) > 1
     return (scores, ()) if telling or settings.criterion in ERRORS else with_fallback(scores, context, groups)
+
+
+def _frozen(subject: Subject, network: Network) -> bool:
+    """:return: whether all of a network is frozen, beside others that are not"""
+    free = [name for name, tensor in subject.trained.tensors.items() if tensor.requires_grad]
+    return bool(free) and network.parameters.isdisjoint(free)
 
 
 def _describe(
