@@ -31,6 +31,7 @@ from rl_crop.sb3.batches import checked_samples
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches
 from rl_crop.sb3.networks import Hyperparameters, Objective, PolicyNetworks
 from rl_crop.sb3.observations import lost_normalization
+from rl_crop.sb3.original import share_of_now
 from rl_crop.sb3.state import record_event
 from rl_crop.sb3.subject import policy_subject
 
@@ -55,6 +56,7 @@ def plan_policy_pruning(
     mirrors: Any = None,
     n_batches: int = N_BATCHES,
     batch_size: int = BATCH_SIZE,
+    of: str = "current",
     **settings: Any,
 ) -> PruningPlan:
     """
@@ -82,6 +84,8 @@ def plan_policy_pruning(
         of parameters.
     :param n_batches: number of scoring batches taken from the algorithm's data.
     :param batch_size: transitions in each.
+    :param of: whose share a sparsity is: ``"current"``, of the networks as they are, or ``"original"``, as they were before
+        the first event of ``pruning_history``.
     :param settings: see :class:`~rl_crop.core.pruning.settings.Settings`.
     :return: the plan.
     :raises PruningError: the agent, its data or the arguments do not allow it; says what to do.
@@ -103,6 +107,7 @@ def plan_policy_pruning(
     losses = _losses(policy, parts, loss)
     if chosen.criterion_given or not (sparsity is None or is_auto(sparsity)):
         _check_gradient(policy, chosen.criterion, losses)
+    sparsity = share_of_now(model, sparsity, of, settings)
     targets = target_by_network(sparsity, networks)
     unknown = sorted(set(targets) - set(parts.modules)) if isinstance(targets, Mapping) else []
     if unknown:
@@ -128,7 +133,12 @@ def plan_policy_pruning(
 
 @turn()
 def prune_policy(
-    model_or_policy: BaseAlgorithm | BasePolicy, sparsity: Target | None = None, *, schedule: str = "one_shot", **keywords: Any
+    model_or_policy: BaseAlgorithm | BasePolicy,
+    sparsity: Target | None = None,
+    *,
+    schedule: str = "one_shot",
+    of: str = "current",
+    **keywords: Any,
 ) -> PruningReport:
     """
     Plan and apply; see :func:`plan_policy_pruning` for the other arguments.
@@ -136,10 +146,12 @@ def prune_policy(
     The event is added to ``model.pruning_history``, which travels in the saved zip.
 
     :param schedule: ``"one_shot"``, or ``"iterative"``: in seven steps, scored anew at each on the same data.
+    :param of: whose share a sparsity is: ``"current"`` or ``"original"``.
     :return: the report. Networks, targets and optimizer state have been cut, or masked, in place.
     :raises PruningError: nothing was changed.
     """
     model = model_or_policy if isinstance(model_or_policy, BaseAlgorithm) else algorithm_of(model_or_policy)
+    sparsity = share_of_now(model, sparsity, of, keywords)
     record = None if model is None else partial(record_event, model, source="prune_policy")
     if sparsity is None or is_auto(sparsity):
         return apply_at_once(plan_policy_pruning(model_or_policy, sparsity, **keywords), schedule, record)
