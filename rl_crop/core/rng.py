@@ -98,7 +98,11 @@ def undisturbed(*modules: th.nn.Module, training: bool = False) -> Iterator[None
                 _restore_attributes(vars(owner), before)
             for (owner, name, buffer), content in zip(kept, contents, strict=True):
                 owner._buffers[name] = buffer
-                if buffer is not None and content is not None and not th.equal(buffer, content):
+                if buffer is None or content is None or th.equal(buffer, content):
+                    continue
+                if buffer.shape == content.shape:
+                    buffer.data.copy_(content)  # in place: TD3 lists statistics by views of their memory
+                else:
                     buffer.data = content
 
 

@@ -178,3 +178,12 @@ def test_a_process_forked_while_another_thread_plans_does_not_wait_for_it():
     finally:
         leave.set()
         thread.join()
+
+
+def test_statistics_come_back_in_their_own_memory():
+    norm = th.nn.BatchNorm1d(3)
+    view = norm.state_dict()["running_mean"]  # as TD3 keeps them
+    with undisturbed(norm, training=True):
+        norm(th.randn(8, 3) + 5.0)
+        assert bool((view != 0).all())
+    assert bool((view == 0).all()) and view.data_ptr() == norm.running_mean.data_ptr()

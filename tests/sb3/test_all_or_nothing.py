@@ -4,6 +4,7 @@ import pytest
 
 import rl_crop
 from rl_crop.core.pruning.surgery import Transaction
+from rl_crop.sb3 import rebuilding
 from tests.zoo.agents import AGENTS, SCORING
 from tests.zoo.callbacks import Watch
 from tests.zoo.snapshots import agent_state, same, tensors, unmoved
@@ -57,9 +58,7 @@ CASES += [("ars", {"criterion": "span"}), ("crossq_sde", {"schedule": "iterative
 def test_a_failure_at_the_very_end(name, keywords, monkeypatch):
     model = AGENTS[name]().learn(64)
     monkeypatch.setattr("rl_crop.core.pruning.distillation.STEPS", 10)
-    from rl_crop.sb3 import subject
-
-    calls, original = [], subject.rewrite_sizes
+    calls, original = [], rebuilding.rewrite_sizes
     last = 4 if "schedule" in keywords else 1
 
     def rewrite_and_fail(*args):
@@ -68,7 +67,7 @@ def test_a_failure_at_the_very_end(name, keywords, monkeypatch):
         if len(calls) == last:
             raise Injected
 
-    monkeypatch.setattr(subject, "rewrite_sizes", rewrite_and_fail)
+    monkeypatch.setattr(rebuilding, "rewrite_sizes", rewrite_and_fail)
     with unmoved(model), pytest.raises(rl_crop.PruningError, match="Injected"):
         rl_crop.prune_policy(model, 0.7, **keywords, **SCORING)
     assert len(calls) == last
