@@ -40,6 +40,8 @@ def along(model: BaseAlgorithm | None, policy: BasePolicy, optimizers: Any, mirr
     :return: all of it as objects.
     :raises PruningError: a name is unknown, or an object is of another kind.
     """
+    if not isinstance(ignore, (str, Iterable)):
+        raise PruningError(f"ignore is {described(ignore)}: it must be a list of names of modules.")
     names = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     modules = dict(policy.named_modules(remove_duplicate=False))
     unasked = tuple(name for name in names if name not in modules and _has(model, name))

@@ -53,7 +53,7 @@ def another_way(ridge: float, keeps_state: bool) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(rl_crop.core.pruning.compensation, "RIDGE", ridge))
         if keeps_state:
-            stack.enter_context(patch.object(rl_crop.core.pruning.plan, "forget", lambda *_: None))
+            stack.enter_context(patch.object(rl_crop.core.pruning.cutting, "forget", lambda *_: None))
         yield
 
 

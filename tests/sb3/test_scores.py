@@ -252,7 +252,7 @@ class Convolutions(BaseFeaturesExtractor):
         )  # fmt: skip
 
     def forward(self, observations):
-        return self.net(observations)
+        return self.net(observations.to(self.net[0].weight.dtype))
 
 
 def whole_loss(policy, batch, number):

@@ -87,9 +87,9 @@ def test_wrong_batches_are_named(model, case):
 
 WRONG_ARGUMENTS = [
     ({"mirrors": [None]}, r"mirrors\[0\] is None"),
-    ({"mirrors": 5}, "mirrors is 5"),
-    ({"optimizers": 5}, "optimizers is 5"),
-    ({"optimizers": ["adam"]}, r"optimizers\[0\] is 'adam'"),
+    ({"mirrors": 5}, r"mirrors\[0\] is 5"),
+    ({"optimizers": 5}, r"optimizers\[0\] is 5"),
+    ({"optimizers": ["adam"]}, "optimizers names 'adam'"),
     ({"networks": 5}, "networks is 5"),
     ({"networks": [None]}, r"networks\[0\] is None"),
     ({"loss": 5}, "loss is 5"),
