@@ -14,6 +14,7 @@ from rl_crop.core.graph.groups import named_tensors
 from rl_crop.core.inputs import given_inputs, recorded_inputs
 from rl_crop.core.masking.plan import make_mask_plan
 from rl_crop.core.model import Copy, Network, Subject
+from rl_crop.core.pruning.original import Event, share_of_now
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.planning import make_plan
 from rl_crop.core.pruning.report import PruningReport
@@ -38,6 +39,8 @@ def plan_pruning(
     example_inputs: Any = None,
     optimizers: Sequence[th.optim.Optimizer] = (),
     mirrors: Sequence[nn.Module] = (),
+    of: str = "current",
+    history: Sequence[Event] | None = None,
     **settings: Any,
 ) -> PruningPlan:
     """
@@ -53,11 +56,15 @@ def plan_pruning(
     :param optimizers: whose state is cut along when the plan is applied. Masks hold through their steps; without any, before
         every call of the module.
     :param mirrors: modules of the same structure (an averaged copy, a target) cut at the same indices.
+    :param of: whose share a sparsity is: ``"current"``, of the module as it is, or ``"original"``, as it was before the first
+        cut in ``history``.
+    :param history: reports of all earlier cuts of the module, for ``of="original"``; an empty list where there were none.
     :param settings: see :class:`~rl_crop.core.pruning.settings.Settings`.
     :return: the plan.
     :raises PruningError: the arguments, the loss or the data do not allow it; says what to do.
     """
     chosen, batches = _settings(settings), listed_batches(batches)
+    sparsity = _of_now(sparsity, of, history, settings)
     with explained("Pruning could not be planned"):
         subject = module_subject(model, loss, batches, example_inputs=example_inputs, optimizers=optimizers, mirrors=mirrors)
         if not subject.has_observations and batches and chosen.compensation != "none":
@@ -119,20 +126,31 @@ def prune_model(
     sparsity: Target | None = None,
     *,
     schedule: str = "one_shot",
+    of: str = "current",
+    history: Sequence[Event] | None = None,
     **keywords: Any,
 ) -> PruningReport:
     """
     Plan and apply; see :func:`plan_pruning` for the other arguments.
 
     :param schedule: ``"one_shot"``, or ``"iterative"``: in seven steps, scored anew at each.
+    :param of: whose share a sparsity is: ``"current"`` or ``"original"``.
+    :param history: reports of all earlier cuts of the module, for ``of="original"``.
     :return: the report. Model, optimizers and mirrors have been cut in place: the same ``Parameter`` objects.
     :raises PruningError: nothing was changed.
     """
     batches = listed_batches(batches)
+    sparsity = _of_now(sparsity, of, history, keywords)
     if sparsity is None or is_auto(sparsity):
         return apply_at_once(plan_pruning(model, loss, batches, sparsity, **keywords), schedule)
     shares: Any = sparsity
     return apply_steps(lambda target: plan_pruning(model, loss, batches, target, **keywords), step_targets(shares, schedule))
+
+
+def _of_now(sparsity: Any, of: str, history: Sequence[Event] | None, settings: dict[str, Any]) -> Any:
+    if history is not None and of == "current":
+        raise PruningError("history is what of='original' counts by: give of='original', or no history.")
+    return share_of_now(sparsity, of, history, settings)
 
 
 def _settings(keywords: dict[str, Any]) -> Settings:

@@ -19,6 +19,7 @@ from rl_crop.core.importance.context import GRADIENT_FREE
 from rl_crop.core.importance.criteria import needs_data
 from rl_crop.core.masking.plan import make_mask_plan
 from rl_crop.core.masking.weights import Weights
+from rl_crop.core.pruning.original import share_of_now
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.planning import make_plan, trace
 from rl_crop.core.pruning.report import PruningReport
@@ -31,8 +32,7 @@ from rl_crop.sb3.batches import checked_samples
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, agent_batches
 from rl_crop.sb3.networks import Hyperparameters, Objective, PolicyNetworks
 from rl_crop.sb3.observations import lost_normalization
-from rl_crop.sb3.original import share_of_now
-from rl_crop.sb3.state import record_event
+from rl_crop.sb3.state import history, record_event
 from rl_crop.sb3.subject import policy_subject
 
 Loss = Callable[[Any, Any], th.Tensor]
@@ -107,8 +107,8 @@ def plan_policy_pruning(
     losses = _losses(policy, parts, loss)
     if chosen.criterion_given or not (sparsity is None or is_auto(sparsity)):
         _check_gradient(policy, chosen.criterion, losses)
-    sparsity = share_of_now(model, sparsity, of, settings)
-    targets = target_by_network(sparsity, networks)
+    past = None if model is None else history(model)
+    targets = share_of_now(target_by_network(sparsity, networks), of, past, settings)
     unknown = sorted(set(targets) - set(parts.modules)) if isinstance(targets, Mapping) else []
     if unknown:
         raise PruningError(f"Unknown networks {unknown}: this policy has {list(parts.modules)}.")
@@ -151,7 +151,9 @@ def prune_policy(
     :raises PruningError: nothing was changed.
     """
     model = model_or_policy if isinstance(model_or_policy, BaseAlgorithm) else algorithm_of(model_or_policy)
-    sparsity = share_of_now(model, sparsity, of, keywords)
+    if of != "current":
+        asked = target_by_network(sparsity, keywords.pop("networks", None))
+        sparsity = share_of_now(asked, of, None if model is None else history(model), keywords)
     record = None if model is None else partial(record_event, model, source="prune_policy")
     if sparsity is None or is_auto(sparsity):
         return apply_at_once(plan_policy_pruning(model_or_policy, sparsity, **keywords), schedule, record)

@@ -11,6 +11,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from rl_crop.core.errors import PruningError
 from rl_crop.core.model import Subject
 from rl_crop.core.pruning.automatic import EARLY_TOLERANCE
+from rl_crop.core.pruning.original import FORMS, share_of_now
 from rl_crop.core.pruning.settings import Settings, check_choices, check_counts, is_auto
 from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.core.recipes.arguments import recipe_of
@@ -35,7 +36,7 @@ from rl_crop.sb3.learning import still_learning
 from rl_crop.sb3.learning_rate import check_factor, scale_learning_rate
 from rl_crop.sb3.masks import restore_masks
 from rl_crop.sb3.said import say_if_late, say_if_several, say_nothing_trained
-from rl_crop.sb3.state import AgentState
+from rl_crop.sb3.state import AgentState, told_apart
 from rl_crop.sb3.task import agent_subject
 
 
@@ -94,6 +95,8 @@ class PruningCallback(BaseCallback):
     :param optimizers: further optimizers whose state is cut along, where they are not found: names of attributes of the
         algorithm (``"vf_optimizer"``, with dots within), or a function of the algorithm that returns them.
     :param mirrors: further copies of the policy, or of a part of it, that are cut along, likewise.
+    :param of: whose share a sparsity is: ``"current"``, of the networks as they are when training starts, or ``"original"``,
+        as they were before the first event of ``pruning_history``.
     :param seed: of everything random; the model's own by default.
     :param recipe: one of ``rl_crop.recipes``, by name, or a ``Recipe``: it decides what is not given. Masks that move while
         the agent trains change between rollouts, at least 250 (on-policy) or 1000 (off-policy) optimizer steps apart.
@@ -128,6 +131,7 @@ class PruningCallback(BaseCallback):
         ignore: str | list[str] | None = None,
         optimizers: Any = None,
         mirrors: Any = None,
+        of: str = "current",
         seed: int | None = None,
         recipe: str | Recipe | None = None,
         on_error: str = "raise",
@@ -149,7 +153,7 @@ class PruningCallback(BaseCallback):
         self.settings: dict[str, Any] = {"budget": budget, **sizes}
         self.ignore, self.optimizers, self.mirrors = ignore or (), optimizers, mirrors
         self.recipe, self._given = recipe, {name: value for name, value in given.items() if value is not None}
-        self.batch_size, self.seed, self.on_error = batch_size, seed, on_error
+        self.batch_size, self.of, self.seed, self.on_error = batch_size, of, seed, on_error
         self.learning_rate_factor = learning_rate_factor
         self.engine: PruningEngine | None = None
         self.memory, self.guard = RolloutMemory(0), ReturnGuard(1)
@@ -188,11 +192,13 @@ class PruningCallback(BaseCallback):
         self.memory, self.guard = RolloutMemory(self._n_batches * self.batch_size), ReturnGuard(model._total_timesteps)
         subject = self._subject([])
         parts = frozenset(sparsity if isinstance(sparsity, Mapping) else (network.name for network in subject.networks))
-        self._state = AgentState(model, parts, recipe.structured, self._arguments(recipe, sparsity))
+        self._state = AgentState(model, parts, recipe.structured, told_apart(recipe, sparsity, self.settings, self.ignore, self.of))
         if self._state.finished:
             self._state.clear()
             self.logger.info("The agent has been pruned already (model.pruning_history): it is not pruned again.")
             return
+        asked = {"structured": recipe.structured, "scope": recipe.scope, "budget": self.settings["budget"]}
+        sparsity = share_of_now(sparsity, self.of, self._state.before, asked)
         say_if_late(recipe.when, model._total_timesteps)
         say_if_several(self, self.locals.get("callback"))
         found = self._state.found(self.memory)
@@ -224,7 +230,7 @@ class PruningCallback(BaseCallback):
         :raises PruningError: names what is wrong.
         """
         self._init_callback()  # a list sets the parent later
-        check_choices({"on_error": (self.on_error, ("raise", "warn"))})
+        check_choices({"on_error": (self.on_error, ("raise", "warn")), "of": (self.of, FORMS)})
         check_counts({name: self._given[name] for name in ("n_events", "n_batches") if name in self._given})
         check_counts({"batch_size": self.batch_size})
         recipe = self.resolved
@@ -238,14 +244,6 @@ class PruningCallback(BaseCallback):
         if check_factor(self.learning_rate_factor) != 1 and (recipe.n_events is None or recipe.chosen_schedule.in_time):
             raise PruningError("learning_rate_factor does not go with this recipe, which acts between the optimizer's steps.")
         return recipe, target_by_network(self.sparsity, self.networks)
-
-    def _arguments(self, recipe: Recipe, sparsity: Any) -> dict[str, str]:
-        """:return: what makes an event another one; bounds and the number of batches do not."""
-        described = {name: value for name, value in recipe.described.items() if name not in ("until", "options", "driver")}
-        options = {name: value for name, value in recipe.options.items() if name in ("n_events", "min_units")}
-        sizes = {name: str(value) for name, value in self.settings.items() if value is not None}
-        whole = {"ignore": str(self.ignore)} if self.ignore else {}
-        return {"sparsity": str(sparsity), **sizes, **whole, **described, "options": str(options)}
 
     def _on_rollout_start(self) -> None:
         # Where a checkpoint was saved within a rollout, nothing has been trained since it began.

@@ -17,6 +17,7 @@ from rl_crop.core.pruning.report import PruningReport, unit_notes
 from rl_crop.core.pruning.steps import merge_reports
 from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.core.recipes.engine import VERSION, PruningEngine
+from rl_crop.core.recipes.recipe import Recipe
 from rl_crop.core.recipes.state import Change
 from rl_crop.sb3.adapters import unwrap
 from rl_crop.sb3.batches import Samples
@@ -47,6 +48,25 @@ def history(model: BaseAlgorithm) -> list[dict[str, Any]]:
     return getattr(model, "pruning_history", [])
 
 
+def told_apart(recipe: Recipe, sparsity: Any, settings: Mapping[str, Any], ignore: Any, of: str) -> dict[str, str]:
+    """
+    What makes an event another one; bounds and the number of batches do not.
+
+    :param recipe: of the event.
+    :param sparsity: as it was asked for.
+    :param settings: of a cut of units.
+    :param ignore: what is left whole.
+    :param of: whose share the sparsity is.
+    :return: as text, by name.
+    """
+    described = {name: value for name, value in recipe.described.items() if name not in ("until", "options", "driver")}
+    options = {name: value for name, value in recipe.options.items() if name in ("n_events", "min_units")}
+    sizes = {name: str(value) for name, value in settings.items() if value is not None}
+    whole = {"ignore": str(ignore)} if ignore else {}
+    share = {"of": of} if of != "current" else {}
+    return {"sparsity": str(sparsity), **sizes, **whole, **share, **described, "options": str(options)}
+
+
 class AgentState:
     """
     One callback's part of what an agent carries.
@@ -72,6 +92,12 @@ class AgentState:
         own = [entry for entry in past if entry.get("structured", True) == self.structured]
         own = [entry for entry in own if entry.get("arguments", self.arguments) == self.arguments]
         return [entry for entry in own if self.networks & set(entry.get("networks", self.networks))]
+
+    @property
+    def before(self) -> list[dict[str, Any]]:
+        """Events of the agent before the first of these."""
+        past, own = history(self.model), self.events
+        return past[: next(place for place, entry in enumerate(past) if entry is own[0])] if own else past
 
     @property
     def finished(self) -> bool:
