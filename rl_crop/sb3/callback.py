@@ -192,7 +192,8 @@ class PruningCallback(BaseCallback):
         self.memory, self.guard = RolloutMemory(self._n_batches * self.batch_size), ReturnGuard(model._total_timesteps)
         subject = self._subject([])
         parts = frozenset(sparsity if isinstance(sparsity, Mapping) else (network.name for network in subject.networks))
-        self._state = AgentState(model, parts, recipe.structured, told_apart(recipe, sparsity, self.settings, self.ignore, self.of))
+        arguments = told_apart(recipe, sparsity, self.settings, self.ignore, self.of)
+        self._state = AgentState(model, parts, recipe.structured, arguments)
         if self._state.finished:
             self._state.clear()
             self.logger.info("The agent has been pruned already (model.pruning_history): it is not pruned again.")
