@@ -24,6 +24,7 @@ from rl_crop.core.pruning.report import table
 from rl_crop.evaluation.agents import episode_returns
 from rl_crop.evaluation.command import in_one_line
 from rl_crop.evaluation.networks import count_parameters, read_widths
+from rl_crop.evaluation.statistics import worst_tenth
 from rl_crop.evaluation.zips import find_zip, load_agent, make_env, save_slim, statistics_beside
 from rl_crop.files import write_atomically, write_json
 
@@ -46,8 +47,8 @@ def _loaded(path: Path, args: argparse.Namespace, needs_env: bool) -> tuple[Path
 
 def _played(model: BaseAlgorithm, env: Any, episodes: int) -> str:
     returns, _ = episode_returns(model, env, episodes)
-    worst = np.mean(sorted(returns)[: max(len(returns) // 10, 1)])
-    return f"return {np.mean(returns):.1f} ± {np.std(returns):.1f} in {len(returns)} episodes, worst tenth {worst:.1f}"
+    spread = f"{np.mean(returns):.1f} ± {np.std(returns):.1f}"
+    return f"return {spread} in {len(returns)} episodes, worst tenth {worst_tenth(returns):.1f}"
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -111,11 +112,8 @@ def compare(args: argparse.Namespace) -> None:
     for path in args.agents:
         zip_file, model, env = _loaded(path, args, needs_env=True)
         returns, _ = episode_returns(model, env, args.episodes)
-        worst = np.mean(sorted(returns)[: max(len(returns) // 10, 1)])
-        size = zip_file.stat().st_size
-        rows.append(
-            [str(path), f"{count_parameters(model)['total']:,}", f"{size:,}", f"{np.mean(returns):.1f}", f"{worst:.1f}"]
-        )
+        sizes = [f"{count_parameters(model)['total']:,}", f"{zip_file.stat().st_size:,}"]
+        rows.append([str(path), *sizes, f"{np.mean(returns):.1f}", f"{worst_tenth(returns):.1f}"])
     print(table(["agent", "parameters", "bytes of the zip", "return", "worst tenth"], rows))
 
 

@@ -1,7 +1,7 @@
 """
 What pruning gives a user, on SAC and Pendulum-v1: a trained agent made small without retraining, an agent cut early in
-training, and the small agent from scratch that both have to beat. No size is given anywhere: it is found. Takes under
-3 minutes on two cores. `make demo` runs it.
+training, and the small agent from scratch that both have to beat. No size is given anywhere: it is found. Takes about
+five minutes on two cores. `make demo` runs it.
 """
 
 import multiprocessing

@@ -17,9 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 from command_line import tqdm, tyro
+from parts.compare import comparison_table, evaluate_agents, plot_robustness, robustness_table
 from rl_crop.evaluation import ConfigError, SavedAgent
 from rl_crop.evaluation.command import command
-from rl_crop.evaluation.compare import comparison_table, evaluate_agents, plot_robustness, robustness_table
 from rl_crop.files import write_json
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg")

@@ -20,10 +20,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import rl_crop
 from command_line import tyro
+from parts.latency import latency_cells, latency_rows
 from rl_crop.core.pruning.report import table
 from rl_crop.evaluation import ConfigError, SavedAgent
 from rl_crop.evaluation.command import command
-from rl_crop.export.latency import latency_cells, latency_rows
 
 
 @dataclass(frozen=True)

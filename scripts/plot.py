@@ -19,9 +19,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from command_line import tyro
+from random_policy import read_random_returns
 from rl_crop.evaluation import ConfigError
 from rl_crop.evaluation.command import command
-from rl_crop.evaluation.random_policy import read_random_returns
 from rl_crop.evaluation.report_html import write_page
 from rl_crop.evaluation.results import Results, load_results
 from rl_crop.evaluation.scores import Scores
@@ -57,22 +57,30 @@ def random_returns(results: Results, folders: Sequence[Path]) -> dict[str, list[
     return found
 
 
+def load_scores(args: Args) -> Scores:
+    """:return: the study's results, beside random policies where they have been measured"""
+    store = Store.at(args.results)
+    if not store.folder.is_dir() and not store.merged.is_file():
+        raise ConfigError(f"There are no results at {args.results}: run scripts/sweep.py first")
+    default = Path("configs") / f"study_{store.folder.name}.yaml"
+    study = args.study or (default if default.exists() else None)
+    results = load_results(args.results, None if study is None else load_study(study))
+    return Scores(results, random_returns(results, args.random_policy))
+
+
+def folder_of(args: Args) -> Path:
+    """:return: where to write"""
+    return args.out or Path("runs") / f"{Store.at(args.results).folder.name}_report"
+
+
 def main(args: Args) -> None:
     """
     Write everything.
 
     :param args: the arguments
     """
-    store = Store.at(args.results)
-    if not store.folder.is_dir() and not store.merged.is_file():
-        raise ConfigError(f"There are no results at {args.results}: run scripts/sweep.py first")
-    name = store.folder.name
-    default = Path("configs") / f"study_{name}.yaml"
-    study = args.study or (default if default.exists() else None)
-    results = load_results(args.results, None if study is None else load_study(study))
-    scores = Scores(results, random_returns(results, args.random_policy))
-    out = args.out or Path("runs") / f"{name}_report"
-    title, command = f"Study: {name}", f"python scripts/plot.py {args.results}"
+    scores, out = load_scores(args), folder_of(args)
+    title, command = f"Study: {Store.at(args.results).folder.name}", f"python scripts/plot.py {args.results}"
     sections = study_sections(scores)
     write_files(sections, out, title)
     page = write_page(scores, sections, out / "report.html", title, command)
@@ -81,7 +89,7 @@ def main(args: Args) -> None:
         for table in section.tables:
             if table.title != "Runs":
                 print(table.to_markdown() if table.rows else "None.\n")
-    unknown = [task for task in results.tasks if task not in scores.random]
+    unknown = [task for task in scores.results.tasks if task not in scores.random]
     if unknown:
         print(f"Not normalised: {', '.join(unknown)}. Run: python scripts/random_policy.py {args.results}")
     print(f"Open {page}; tables and pictures are in {out}/")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rl_crop.evaluation.aggregate import improvements, overall, separation, sparsities
-from rl_crop.evaluation.best_time import compare_times
 from rl_crop.evaluation.figures.compose import Picture, curve_picture, overall_pictures, task_pictures
 from rl_crop.evaluation.figures.style import percent
 from rl_crop.evaluation.scores import Scores
@@ -18,7 +17,6 @@ from rl_crop.evaluation.tables import (
     overall_table,
     runs_table,
     separation_table,
-    times_table,
 )
 from rl_crop.evaluation.text import number
 from rl_crop.files import write_text
@@ -41,7 +39,6 @@ METHODS = (
     "Environments are put together only where they tell the arms apart: where random or dense_small stays below dense by more "
     "than its interval, and not most runs end at the same highest return. That is judged by the runs that are then compared, "
     "which speaks for arms over these two; beside it stands the probability of improvement over all environments.",
-    "The best fixed prune time is chosen on every other seed and tested on the others.",
     "Small dots are single seeds. Widths are ranges over seeds, layer by layer; pi is the actor, vf and qf are the "
     "critic, net is the only network there is.",
 )
@@ -153,19 +150,15 @@ def _task_section(scores: Scores, task: str) -> Section:
         notes.append(f"A random policy reaches {number(scale[0])}, dense {number(scale[1])}.")
         values = [scores.normalised(task, scores.values(task, *group)) or [0.0] for group in groups]
         notes += _coarse([interquartile_mean(of_group) for of_group in values])
-    times = compare_times(scores, task)
-    if not times:
-        notes.append("No arm with a fixed prune time shares two seeds with one that finds its time: nothing to compare there.")
     missing = [key for key in results.missing if key.task == task]
     if missing:
         arms = ", ".join(dict.fromkeys(f"{key.arm} {percent(key.sparsity)}" for key in missing))
         notes.append(f"{len(missing)} cells have no result yet: {arms}.")
     compared = [one for sparsity in sparsities(scores) for one in improvements(scores, [task], sparsity)]
-    tables = [arms_table(scores, task), improvement_table(compared), runs_table(scores, task)]
     ended = [group for group in groups if results.of(task, *group)]
     return Section(
         task, task, tuple(notes),
-        (*tables[:2], *([times_table(times)] if times else []), tables[2]),
+        (arms_table(scores, task), improvement_table(compared), runs_table(scores, task)),
         (*task_pictures(scores, task), curve_picture(scores, task, ended, f"{task}_curves")),
         tuple(curve_picture(scores, task, [group], f"{task}_curves_{'_'.join(group)}") for group in ended),
         task,

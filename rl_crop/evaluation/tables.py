@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from rl_crop.evaluation.aggregate import Improvement, Interval, Overall, Separation, summaries
-from rl_crop.evaluation.best_time import TimeComparison
 from rl_crop.evaluation.figures.style import label, percent
 from rl_crop.evaluation.results import Key, Run
 from rl_crop.evaluation.scores import DENSE, Scores
@@ -119,28 +118,6 @@ def improvement_table(found: Sequence[Improvement], where: str = "") -> Table:
         ])  # fmt: skip
         tags.append({"arm": one.arm, "sparsity": sparsity})
     return Table(f"Probability of improvement{where}", columns, rows, tags)
-
-
-def times_table(found: Sequence[TimeComparison]) -> Table:
-    """
-    :param found: the comparisons of prune times
-    :return: one row a comparison
-    """
-    columns = (
-        "task", "time found by", "best fixed", "chosen on seeds", "tested on seeds", "found: IQM [95 %]", "fixed: IQM",
-        "probability that found beats fixed [95 %]",
-    )  # fmt: skip
-    rows = [
-        [
-            one.task, label(one.automatic, one.sparsity), f"{one.chosen} (of {', '.join(one.fixed)})",
-            ", ".join(map(str, one.chosen_on)), ", ".join(map(str, one.tested_on)),
-            estimate(one.automatic_iqm, one.automatic_interval, number), number(one.chosen_iqm),
-            estimate(one.probability, one.interval, "{:.2f}".format),
-        ]
-        for one in found
-    ]  # fmt: skip
-    tags = [{"task": one.task, "arm": one.automatic, "sparsity": one.sparsity} for one in found]
-    return Table("Prune time found against the best fixed time", columns, rows, tags)
 
 
 def separation_table(found: Sequence[Separation]) -> Table:

@@ -23,12 +23,12 @@ import tyro
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import rl_crop
+from parts.latency import latency_cells, latency_rows
 from rl_crop.core.pruning.report import table
 from rl_crop.evaluation import load_config
 from rl_crop.evaluation.building import build_env, build_model
 from rl_crop.evaluation.networks import read_widths
 from rl_crop.evaluation.run import versions
-from rl_crop.export.latency import latency_cells, latency_rows
 from rl_crop.files import write_json, write_text
 
 TASKS = {"ppo_lunarlander": {"n_envs": 1, "n_steps": 2048}, "sac_halfcheetah": {"learning_starts": 1000}}

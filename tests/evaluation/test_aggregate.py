@@ -1,7 +1,6 @@
 import pytest
 
 from rl_crop.evaluation.aggregate import arms_of, improvement, improvements, overall, separation, sparsities, summarise
-from rl_crop.evaluation.best_time import compare_times
 from rl_crop.evaluation.results import Key
 from rl_crop.evaluation.study_report import study_sections
 from tests.evaluation.studies import make_scores
@@ -123,29 +122,3 @@ def test_environments_together():
     found, left_out = overall(make_scores(arms, {"a": [0.0], "b": [0.0]}), ["a", "b", "c"], "0.9")
     assert {arm.arm: (arm.iqm, arm.interval) for arm in found} == {"crop": (0.75, (0.75, 0.75)), "dense": (1, (1, 1))}
     assert len(left_out) == 2 and left_out[0].startswith("c: no scale") and left_out[1] == "random: no run in b"
-
-
-def test_the_best_fixed_time_is_chosen_on_half_the_seeds_and_tested_on_the_others():
-    # The time 0.5 is best on seeds 0 and 2, and worse than the time found on seeds 1 and 3.
-    arms = {
-        ("a", "auto", "0.9"): [5, 6, 5, 8], ("a", "at_10", "0.9"): [1, 9, 1, 9], ("a", "at_50", "0.9"): [8, 3, 8, 7],
-        ("a", "at_50_of_another_sparsity", "0.5"): [99] * 4, ("a", "dense", "0"): [99] * 4,
-    }  # fmt: skip
-    times = {"auto": {"when": "lazy", "cut": 0.2}, "at_10": {"when": 0.1, "cut": 0.1}, "at_50": {"when": 0.5, "cut": 0.5}}
-    times["at_50_of_another_sparsity"] = times["at_50"]
-    (found,) = compare_times(make_scores(arms, settings=times), "a")
-    assert (found.automatic, found.chosen, found.fixed) == ("auto", "at_50", ("at_10", "at_50"))
-    assert (found.chosen_on, found.tested_on) == ((0, 2), (1, 3))
-    assert (found.automatic_iqm, found.chosen_iqm, found.probability) == (7.0, 5.0, 3 / 4)
-
-
-def test_bounds_and_kappa_are_part_of_the_prune_time():
-    arms = {("a", "auto", "0.9"): [5, 6], ("a", "slower", "0.9"): [7, 8], ("a", "at_10", "0.9"): [1, 9]}
-    times = {"auto": {"when": "lazy"}, "slower": {"when": "lazy", "kappa": 0.03, "earliest": 0.2}, "at_10": {"when": 0.1}}
-    found = compare_times(make_scores(arms, settings=times), "a")
-    assert [(one.automatic, one.fixed) for one in found] == [("auto", ("at_10",)), ("slower", ("at_10",))]
-
-
-def test_no_comparison_of_times_without_fixed_ones():
-    scores = make_scores({("a", "auto", "0.9"): [5, 6], ("a", "dense", "0"): [1, 2]}, settings={"auto": {"when": "lazy"}})
-    assert compare_times(scores, "a") == []

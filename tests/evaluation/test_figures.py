@@ -10,7 +10,6 @@ from rl_crop.evaluation.figures.curves import draw_curves
 from rl_crop.evaluation.figures.improvement import draw_improvements, rows_of
 from rl_crop.evaluation.figures.overall import draw_overall, draw_profiles
 from rl_crop.evaluation.figures.style import arm_styles, panels, tag
-from rl_crop.evaluation.figures.times import draw_times
 from rl_crop.evaluation.figures.tradeoffs import CPU_SECONDS, PARAMETERS, draw_tradeoff
 from rl_crop.evaluation.figures.widths import draw_widths, layers
 from tests.evaluation.studies import make_scores
@@ -52,17 +51,6 @@ def test_a_collapsed_run_does_not_flatten_the_others(axes, lowest, text):
     draw_tradeoff(axes, scores, "a", STYLES, CPU_SECONDS)
     assert [one.get_text() for one in axes.texts] == text
     assert (axes.get_ylim()[0] > lowest) == bool(text) and axes.get_ylim()[0] < 80 and axes.get_ylim()[1] > 120
-
-
-def test_prune_times_of_two_sparsities_have_one_scale_without_a_collapsed_run():
-    arms = {("a", "dense", "0"): [100.0, 110.0, 120.0], ("a", "crop", "0.9"): [-1e4, 90.0, 80.0, 95.0]}
-    arms[("a", "crop", "0.5")] = [95.0, 90.0, 100.0, 95.0]
-    scores = make_scores(arms, settings={"crop": {"when": "lazy", "cut": 0.2}})
-    row = panels(1, 2, (4, 3), sharey=True)[1][0]
-    for axes, sparsity in zip(row, ("0.5", "0.9")):
-        draw_times(axes, scores, "a", sparsity, STYLES)
-    assert [[one.get_text() for one in axes.texts] for axes in row] == [[], ["1 of 4 runs below"]]
-    assert row[0].get_ylim() == row[1].get_ylim() and 0 < row[0].get_ylim()[0] < 80 and row[0].get_ylim()[1] > 120
 
 
 def test_arms_of_one_sparsity_stand_around_their_parameters(scores, axes):
@@ -117,15 +105,6 @@ def test_widths_are_means_over_seeds(scores, axes):
     assert {bar.get_gid(): bar.get_width() for bar in axes.patches}[tag("crop", "0.9")] == 8.0
     assert [lines(axes, "crop", "0.9", seed)[0][0][0] for seed in range(3)] == [7.0, 8.0, 9.0]
     assert axes.get_title() == "actor, layer 2 (dense: 65)"
-
-
-def test_fixed_prune_times_are_joined_and_stand_where_they_cut(scores, axes):
-    draw_times(axes, scores, "a", "0.9", STYLES)
-    (joined,) = lines(axes, "*", "0.9")
-    assert np.array(joined) == pytest.approx(np.array([[0.1, 60.0], [0.5, 30.0]]))
-    assert lines(axes, "at_50", "0.9", 2) == [[[0.5, 50.0]]] and lines(axes, "crop", "0.9")[-1] == [[pytest.approx(0.2), 80.0]]
-    assert lines(axes, "random", "0.9") == []  # it has no settings of a cut
-    assert axes.get_xlim()[1] > 0.5
 
 
 def test_improvements_in_rows(scores, axes):

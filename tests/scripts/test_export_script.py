@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lab import latency
+from parts.latency import latency_cells, latency_rows, ways_to_act
 from rl_crop.evaluation import ConfigError
 from rl_crop.export import export_actor
-from rl_crop.export.latency import latency_cells, latency_rows, ways_to_act
 from scripts import export, prune, train
 from tests.scripts.test_scripts import CARTPOLE, SHORT
 from tests.zoo.exported import AGENTS, RECURRENT

@@ -4,9 +4,9 @@ import pytest
 
 from rl_crop.core.errors import PruningError
 from rl_crop.evaluation import RunConfig
-from rl_crop.evaluation.random_policy import measure_random_policy, random_policy_path, read_random_returns
 from rl_crop.files import read_json, write_json
 from scripts import plot, random_policy
+from scripts.random_policy import measure_random_policy, random_policy_path, read_random_returns
 from tests.evaluation.studies import write_result
 
 

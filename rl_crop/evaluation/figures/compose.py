@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rl_crop.evaluation.aggregate import SMALL, Overall, improvements, sparsities
-from rl_crop.evaluation.best_time import first_cuts, time_families
 from rl_crop.evaluation.figures.curves import draw_curves
 from rl_crop.evaluation.figures.improvement import draw_improvements, rows_of
 from rl_crop.evaluation.figures.overall import draw_overall, draw_profiles
-from rl_crop.evaluation.figures.style import ArmStyle, arm_styles, legend_of_arms, panels, percent, settings, tag
-from rl_crop.evaluation.figures.times import draw_times
+from rl_crop.evaluation.figures.style import ArmStyle, arm_styles, legend_of_arms, panels, percent, settings
 from rl_crop.evaluation.figures.tradeoffs import CPU_SECONDS, PARAMETERS, SECONDS, draw_tradeoff
 from rl_crop.evaluation.figures.widths import draw_widths, layers
-from rl_crop.evaluation.scores import DENSE, Scores
+from rl_crop.evaluation.scores import Scores
 from rl_crop.files import write_atomically, write_text
 
 
@@ -73,8 +71,7 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
     """
     :param scores: the study
     :param task: its name
-    :return: its figures, all but the learning curves; returns against the prune time only where there are several times, and
-        none at all where a single arm has nothing beside it
+    :return: its figures, all but the learning curves; none where a single arm has nothing beside it
     """
     if len(scores.results.groups(task)) < 2:
         return []
@@ -87,15 +84,6 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
             draw_tradeoff(ax, scores, task, styles, cost)
         return _finish(figure, task, shown)
 
-    def times() -> Any:
-        levels = sparsities(scores, task) or ["0"]
-        figure, axes = panels(1, len(levels), (6.4 if len(levels) == 1 else 4.4, 4.0), sharey=True)
-        for ax, sparsity in zip(axes.flat, levels):
-            draw_times(ax, scores, task, sparsity, styles)
-            ax.set_gid(tag("*", sparsity))
-        cut_once = {arm for family in time_families(scores, task) for arm in family.arms}
-        return _finish(figure, task, {arm: style for arm, style in shown.items() if arm in cut_once | {DENSE}})
-
     def widths() -> Any:
         runs = [run for group in scores.results.groups(task) for run in scores.results.of(task, *group)]
         found = layers(runs)
@@ -105,10 +93,8 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
             draw_widths(ax, scores, task, layer, styles)
         return _finish(figure, task, {})
 
-    timed = [Picture(f"{task}_prune_times", "Return against the prune time", times, cells)]
     return [
         Picture(f"{task}_parameters", "Return against remaining parameters", lambda: tradeoffs(PARAMETERS), cells),
-        *(timed if len(first_cuts(scores, task)) > 1 else []),
         Picture(f"{task}_costs", "Return against training time", lambda: tradeoffs(SECONDS, CPU_SECONDS), cells),
         Picture(f"{task}_widths", "Remaining widths by layer", widths, cells),
         *(

@@ -10,8 +10,8 @@ from lab.performance.agent_rows import agent_entries
 from lab.performance.learners import build_agent
 from lab.performance.options import Options
 from lab.performance.table import SUBJECT, Column
+from parts.latency import latency_rows
 from rl_crop.export import export_actor
-from rl_crop.export.latency import latency_rows
 from rl_crop.sb3.agent import prune_policy
 
 WIDTHS, SPARSITIES = (64, 256, 1024), (0.95,)
@@ -27,7 +27,7 @@ def acting_speed(algo: str, width: int, sparsity: float, options: Options, devic
     :param sparsity: of every network
     :param options: rounds
     :param device: where they act
-    :return: rows of :func:`~rl_crop.export.latency.latency_rows`
+    :return: rows of :func:`~parts.latency.latency_rows`
     """
     dense, pruned = (build_agent(algo, [width, width], options, device) for _ in range(2))
     prune_policy(pruned, sparsity, batch_size=options.batch_size)

@@ -4,7 +4,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from rl_crop.evaluation.robustness import Spread, with_noise
+from parts.noise import Spread, with_noise
 
 BOX = spaces.Box(-np.inf, np.inf, (2,))
 IMAGE = spaces.Box(0, 255, (8, 8, 3), np.uint8)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from parts.noise import Spread, with_noise
 from rl_crop.core.pruning.report import table
 from rl_crop.evaluation.agents import SavedAgent, episode_returns
 from rl_crop.evaluation.config import short_hash
 from rl_crop.evaluation.networks import count_parameters, read_widths
-from rl_crop.evaluation.robustness import Spread, with_noise
 from rl_crop.evaluation.statistics import mean_interval, worst_tenth
 from rl_crop.files import write_atomically
 

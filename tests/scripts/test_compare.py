@@ -1,18 +1,15 @@
-import dataclasses
 import shutil
 
 import numpy as np
 import pytest
 
-from rl_crop.evaluation import SavedAgent, run
-from rl_crop.evaluation.compare import comparison_table, evaluate_agents, plot_robustness, robustness_table, summarize
+from parts.compare import comparison_table, evaluate_agents, plot_robustness, robustness_table, summarize
+from rl_crop.evaluation import RunConfig, SavedAgent, run
 from rl_crop.evaluation.run import FINAL_SEED
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    from rl_crop.evaluation import RunConfig
-
     path = tmp_path_factory.mktemp("agent") / "run"
     config = {"env": "CartPole-v1", "algo": "ppo", "n_timesteps": 64, "n_steps": 64, "normalize": True}
     run(RunConfig.from_dict(config | {"evaluation": {"n_evals": 1, "final_episodes": 10}}), path, seed=0, plot=False)
@@ -48,9 +45,10 @@ def test_vanishing_noise_changes_nothing(directory):
     assert row["noise"]["1e-12"]["returns"] == row["returns"]
 
 
-def test_observations_without_numbers_have_no_noise(tiny, tmp_path):
-    config = dataclasses.replace(tiny, env="FrozenLake-v1", n_timesteps=64)
-    run(config, tmp_path / "run", seed=0, plot=False)
+def test_observations_without_numbers_have_no_noise(tmp_path):
+    config = {"env": "FrozenLake-v1", "algo": "ppo", "n_timesteps": 64, "n_steps": 64}
+    config |= {"evaluation": {"n_evals": 1, "n_episodes": 3, "final_episodes": 5}}
+    run(RunConfig.from_dict(config), tmp_path / "run", seed=0, plot=False)
     assert "noise" not in rows_of({"agent": SavedAgent.find(tmp_path / "run")})["agent"]
 
 

@@ -1,0 +1,1 @@
+"""What scripts are made of; none of it is run by itself."""
