@@ -36,9 +36,13 @@ def test_optimizer_moments_are_those_of_the_kept_units(name, criterion):
     plan.apply()
     after = moments(model)
     for layer, rows in plan.keep.items():
-        weight = id(model.policy.get_submodule(layer).weight)
-        if before[weight].shape[1:] == after[weight].shape[1:]:  # what it reads is not cut: observations, the LSTM
-            assert th.equal(after[weight], before[weight][th.as_tensor(rows)]), layer
+        module, gates = model.policy.get_submodule(layer), 1
+        if isinstance(module, th.nn.LSTM):  # a hidden unit has a row in each of four gates
+            module, gates = module.weight_ih_l0, 4
+        weight = id(getattr(module, "weight", module))
+        if before[weight].shape[1:] == after[weight].shape[1:]:  # what it reads is not cut: observations
+            kept = before[weight].unflatten(0, (gates, -1))[:, th.as_tensor(rows)].flatten(0, 1)
+            assert th.equal(after[weight], kept), layer
             checked += 1
     assert checked
 

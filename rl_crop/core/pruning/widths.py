@@ -137,7 +137,10 @@ def _common_width(
         highest = min(highest, max(reaching, default=0))
     if lowest > highest:
         asked = ", ".join(f"{part.target:.3g} of {part.what}" for part in parts)
-        raise PruningError(f"{' and '.join(one)} must end with one width ({why}), and none meets {asked}: ask alike shares.")
+        remedy = "give alike shares by sparsity="
+        if not set(one) <= owned:
+            remedy = f"where nothing is to go from one network they all stay whole; {remedy} for both, or a smaller one"
+        raise PruningError(f"{' and '.join(one)} must end with one width ({why}), and none meets {asked}: {remedy}.")
     mean = round(math.exp(sum(map(math.log, widths.values())) / len(widths)))
     mean = max(mean // settings.round_to * settings.round_to, 1)
     return min(max(mean, lowest), highest)

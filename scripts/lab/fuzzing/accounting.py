@@ -69,11 +69,37 @@ class Account:
         )
         return at_best if at_best == alone else None
 
+    def one_width(self) -> bool | None:
+        """
+        :return: whether one width of the layers that must have one lets every network meet its share, and none overshoot by
+            more than a unit; ``None`` where a share is met in steps, or together with other networks.
+        """
+        if not self.graph.one_width:
+            return True
+        if self.chosen.schedule != "one_shot" or self.chosen.settings["scope"] == "global" or self.groups.get("features"):
+            return None
+        (layers,) = self.graph.one_width.values()
+        budgets = [(budget, share, groups) for budget, share, groups in self._budgets() if share]
+        dense, cut = self.units[layers[0]], {name for _, _, groups in budgets for name in groups}
+
+        def fits(width: int) -> bool:
+            here, above = dict.fromkeys(layers, width), dict.fromkeys(layers, width + 1)
+            for budget, share, groups in budgets:
+                lowest = {name: self.lowest[name] for name in groups}
+                if not set(groups).isdisjoint(layers) and budget.sparsity({**lowest, **here}) < share - 1e-12:
+                    return False
+                if width < dense and budget.sparsity(above) >= share:
+                    return False
+            return True
+
+        widths = range(self.lowest[layers[0]], dense + 1) if cut.issuperset(layers) else [dense]
+        return not cut.intersection(layers) or any(map(fits, widths))
+
     def _shares(self, agent: BaseAlgorithm | BasePolicy) -> dict[str, int]:
         """Units that stay by a floor that is a share of equal shares; none where these change as the cut goes on."""
         settings, share = self.chosen.settings, self.chosen.settings["min_units"]
         one_cut = self.chosen.schedule == "one_shot" and settings["scope"] == "network" and not self.groups.get("features")
-        if share >= 1 or not one_cut or self.refused() or not self.reachable():
+        if share >= 1 or not one_cut or self.graph.one_width or self.refused() or not self.reachable():
             return {}
         equal = plan_policy_pruning(
             agent, self.chosen.sparsity, scope="layer", criterion="magnitude", compensation="none",
@@ -99,8 +125,7 @@ class Account:
         """
         after = dict(self.units)
         for name, (_, left) in widths.items():
-            slot = next(slot for slot in self.graph.groups[name].slots if slot.role == "out")
-            after[name] = left // slot.index.shape[1]
+            after[name] = left // self.graph.groups[name].outputs.shape[1]
         tensors = named_tensors(policy)
         for name, shape in self.shapes.items():
             expected = list(shape)

@@ -20,6 +20,7 @@ REASONS = {
     "the network named has no units": r"Unknown networks|but the networks with units are",
     "scope='global' with a sparsity by network": r"has one budget",
     "criterion needs a gradient": r"trained without a gradient",
+    "no one width meets the shares": r"must end with one width .* give alike shares",
 }
 """What may be refused, and how the error says so; any other refusal is a finding."""
 
@@ -66,6 +67,7 @@ def _judged(model: BaseAlgorithm, chosen: Combination) -> str:
         check_same(before, {**state(agent), "pruning_history": before.get("pruning_history")}, "a sparsity of 0")
     check(account.refused() is None, f"pruned, although {account.refused()}")
     check(account.reachable() is not False, "pruned, although the sparsity is out of reach")
+    check(account.one_width() is not False, "pruned, although no one width meets the shares")
     account.check_cut(model.policy, *report)
     check_alive(model, chosen)
     return "pruned"
@@ -75,6 +77,8 @@ def _check_reason(reason: str, account: Account) -> None:
     expected = account.refused()
     if expected is not None:
         check(reason == expected, f"refused for {reason!r} instead of {expected!r}")
+    elif reason == "no one width meets the shares":
+        check(account.one_width() is not True, f"refused without need: {reason}")
     else:
         check(reason == "sparsity out of reach with min_units" and not account.reachable(), f"refused without need: {reason}")
 
