@@ -12,7 +12,7 @@ Writes `report.html` (one page, opens in any browser), `tables.md`, `tables/*.cs
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # It must be set before torch is imported.
@@ -24,7 +24,6 @@ from rl_crop.evaluation import ConfigError
 from rl_crop.evaluation.command import command
 from rl_crop.evaluation.report_html import write_page
 from rl_crop.evaluation.results import Results, load_results
-from rl_crop.evaluation.scores import Scores
 from rl_crop.evaluation.store import Store
 from rl_crop.evaluation.study import load_study
 from rl_crop.evaluation.study_report import study_sections, write_files
@@ -49,15 +48,15 @@ def random_returns(results: Results, folders: Sequence[Path]) -> dict[str, list[
     :return: their returns by task, where they have been measured
     """
     found: dict[str, list[float]] = {}
-    for task, run in {key.task: run for key, run in results.runs.items()}.items():
+    for run in results.runs.drop_duplicates("task").itertuples():
         for folder in folders:
             returns = read_random_returns(folder, run.env, run.env_kwargs)
             if returns is not None:
-                found.setdefault(task, returns)
+                found.setdefault(run.task, returns)
     return found
 
 
-def load_scores(args: Args) -> Scores:
+def load_study_results(args: Args) -> Results:
     """:return: the study's results, beside random policies where they have been measured"""
     store = Store.at(args.results)
     if not store.folder.is_dir() and not store.merged.is_file():
@@ -65,7 +64,7 @@ def load_scores(args: Args) -> Scores:
     default = Path("configs") / f"study_{store.folder.name}.yaml"
     study = args.study or (default if default.exists() else None)
     results = load_results(args.results, None if study is None else load_study(study))
-    return Scores(results, random_returns(results, args.random_policy))
+    return replace(results, random=random_returns(results, args.random_policy))
 
 
 def folder_of(args: Args) -> Path:
@@ -79,17 +78,17 @@ def main(args: Args) -> None:
 
     :param args: the arguments
     """
-    scores, out = load_scores(args), folder_of(args)
+    results, out = load_study_results(args), folder_of(args)
     title, command = f"Study: {Store.at(args.results).folder.name}", f"python scripts/plot.py {args.results}"
-    sections = study_sections(scores)
+    sections = study_sections(results)
     write_files(sections, out, title)
-    page = write_page(scores, sections, out / "report.html", title, command)
+    page = write_page(results, sections, out / "report.html", title, command)
     for section in sections:
         print(f"## {section.title}", *section.notes, sep="\n", end="\n\n")
         for table in section.tables:
             if table.title != "Runs":
                 print(table.to_markdown() if table.rows else "None.\n")
-    unknown = [task for task in scores.results.tasks if task not in scores.random]
+    unknown = [task for task in results.tasks if task not in results.random]
     if unknown:
         print(f"Not normalised: {', '.join(unknown)}. Run: python scripts/random_policy.py {args.results}")
     print(f"Open {page}; tables and pictures are in {out}/")

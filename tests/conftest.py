@@ -5,7 +5,7 @@ import torch as th
 
 EXTRAS = {
     "atari": ("ale_py", "cv2"), "contrib": ("sb3_contrib",), "export": ("onnx", "onnxruntime", "onnxscript"),
-    "zoo": ("rl_zoo3",), "scripts": ("tyro", "yaml", "tqdm", "matplotlib"), "supervised": ("sklearn", "PIL"),
+    "zoo": ("rl_zoo3",), "scripts": ("tyro", "yaml", "tqdm", "matplotlib", "pandas"), "supervised": ("sklearn", "PIL"),
     "benchmark": ("torch_pruning",), "ray": ("ray",),
 }  # fmt: skip
 """By extra, the modules that it brings and that tests import."""

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import gymnasium
 import numpy as np
 
-from rl_crop.evaluation.results import Run
-from rl_crop.evaluation.scores import DENSE, Scores
+from rl_crop.evaluation.results import DENSE, Results, pd
 from rl_crop.evaluation.statistics import (
     bootstrap_interval,
     improvement_interval,
@@ -45,8 +44,8 @@ class ArmSummary:
     task: str
     arm: str
     sparsity: str
-    scores: dict[int, float]
-    runs: list[Run]
+    scores: "pd.Series"
+    runs: "pd.DataFrame"
     iqm: float
     interval: Interval | None
     normalised: float | None
@@ -103,64 +102,41 @@ class Separation:
     reason: str
 
 
-def summarise(scores: Scores, task: str, arm: str, sparsity: str) -> ArmSummary:
-    """
-    :param scores: the study
-    :param task: its name
-    :param arm: the arm's name
-    :param sparsity: its sparsity
-    :return: the arm in that environment
-    """
-    by_seed = scores.of(task, arm, sparsity)
-    values = list(by_seed.values())
-    scaled = scores.normalised(task, values)
+def summarise(results: Results, task: str, arm: str, sparsity: str) -> ArmSummary:
+    """:return: an arm at a sparsity in one environment"""
+    values = results.scores(task, arm, sparsity)
+    scaled = results.normalised(task, values)
     many = len(values) > 1
     return ArmSummary(
-        task, arm, sparsity, by_seed, scores.results.of(task, arm, sparsity),
+        task, arm, sparsity, values, results.of(task, arm, sparsity),
         iqm=interquartile_mean(values),
         interval=bootstrap_interval(values) if many else None,
         normalised=None if scaled is None else interquartile_mean(scaled),
         normalised_interval=bootstrap_interval(scaled) if many and scaled is not None else None,
-        margin=_margin(scores, task),
+        margin=_margin(results, task),
     )  # fmt: skip
 
 
-def summaries(scores: Scores, task: str) -> list[ArmSummary]:
-    """
-    :param scores: the study
-    :param task: its name
-    :return: every arm and sparsity of the task
-    """
-    return [summarise(scores, task, arm, sparsity) for arm, sparsity in scores.results.groups(task)]
+def summaries(results: Results, task: str) -> list[ArmSummary]:
+    """:return: every arm and sparsity of a task"""
+    return [summarise(results, task, arm, sparsity) for arm, sparsity in results.groups(task)]
 
 
-def sparsities(scores: Scores, task: str | None = None) -> list[str]:
-    """
-    :param scores: the study
-    :param task: one of its tasks, by default all
-    :return: the sparsities of the pruned arms there
-    """
-    groups = {group for one in scores.results.tasks if task in (None, one) for group in scores.results.groups(one)}
+def sparsities(results: Results, task: str | None = None) -> list[str]:
+    """:return: the sparsities of the pruned arms of a task, or of all tasks"""
+    groups = {group for one in results.tasks if task in (None, one) for group in results.groups(one)}
     return sorted({sparsity for arm, sparsity in groups if arm != DENSE})
 
 
-def improvement(scores: Scores, tasks: Sequence[str], sparsity: str, arm: str, rival: str) -> Improvement | None:
-    """
-    :param scores: the study
-    :param tasks: the environments to compare in
-    :param sparsity: the sparsity
-    :param arm: the arm's name
-    :param rival: the rival's name
-    :return: the comparison; ``None`` where an environment lacks a seed that both have
-    """
+def improvement(results: Results, tasks: Sequence[str], sparsity: str, arm: str, rival: str) -> Improvement | None:
+    """:return: the comparison of two arms in some environments; ``None`` where one of these lacks a seed that both have"""
     pairs = []
     for task in tasks:
-        ours = scores.of(task, arm, "0" if arm == DENSE else sparsity)
-        theirs = scores.of(task, rival, sparsity)
-        seeds = [seed for seed in ours if seed in theirs]
-        if not seeds:
+        ours, theirs = results.scores(task, arm, "0" if arm == DENSE else sparsity), results.scores(task, rival, sparsity)
+        paired = pd.concat([ours, theirs], axis="columns", join="inner")  # by seed
+        if paired.empty:
             return None
-        pairs.append((np.array([ours[seed] for seed in seeds]), np.array([theirs[seed] for seed in seeds])))
+        pairs.append((paired.iloc[:, 0].to_numpy(), paired.iloc[:, 1].to_numpy()))
     if not pairs:
         return None
     signs = np.concatenate([np.sign(ours - theirs) for ours, theirs in pairs])
@@ -172,51 +148,36 @@ def improvement(scores: Scores, tasks: Sequence[str], sparsity: str, arm: str, r
     )  # fmt: skip
 
 
-def improvements(scores: Scores, tasks: Sequence[str], sparsity: str) -> list[Improvement]:
-    """
-    Every arm against every rival.
-
-    :param scores: the study
-    :param tasks: the environments to compare in
-    :param sparsity: the sparsity
-    :return: the comparisons that can be made
-    """
-    arms = arms_of(scores, tasks, sparsity)
+def improvements(results: Results, tasks: Sequence[str], sparsity: str) -> list[Improvement]:
+    """:return: every arm against every rival in some environments, as far as they can be compared"""
+    arms = arms_of(results, tasks, sparsity)
     rivals = [*(arm for arm in arms if arm.startswith(SMALL)), *OTHERS]
-    found = [improvement(scores, tasks, sparsity, arm, rival) for rival in rivals for arm in arms if arm != rival]
+    found = [improvement(results, tasks, sparsity, arm, rival) for rival in rivals for arm in arms if arm != rival]
     return [comparison for comparison in found if comparison is not None]
 
 
-def arms_of(scores: Scores, tasks: Sequence[str], sparsity: str) -> list[str]:
-    """
-    :param scores: the study
-    :param tasks: the environments
-    :param sparsity: the sparsity
-    :return: the arms that have a result in one of them, the dense one included
-    """
-    groups = {group for task in tasks for group in scores.results.groups(task)}
+def arms_of(results: Results, tasks: Sequence[str], sparsity: str) -> list[str]:
+    """:return: the arms that have a result at a sparsity in one of some environments, the dense one included"""
+    groups = {group for task in tasks for group in results.groups(task)}
     return sorted({arm for arm, other in groups if other == sparsity or arm == DENSE}, key=lambda arm: (arm != DENSE, arm))
 
 
-def separation(scores: Scores, task: str, sparsity: str) -> Separation:
+def separation(results: Results, task: str, sparsity: str) -> Separation:
     """
     Judge whether an environment tells the arms apart: it does where ``random`` or ``dense_small`` stays below the dense arm
     by more than its interval, and not where most runs end at the same highest return.
 
-    :param scores: the study
-    :param task: its name
-    :param sparsity: the sparsity
     :return: the judgement and its reason
     """
-    groups = [group for group in scores.results.groups(task) if group[0] == DENSE or group[1] == sparsity]
-    finals = [value for group in groups for value in scores.values(task, *group)]
+    groups = [group for group in results.groups(task) if group[0] == DENSE or group[1] == sparsity]
+    finals = [value for group in groups for value in results.scores(task, *group)]
     if not finals:
         return Separation(task, sparsity, False, "no run at this sparsity, and none of dense")
     at_top = float(np.mean(np.isclose(finals, max(finals))))
     if len(finals) > 1 and at_top > 0.5:
         return Separation(task, sparsity, False, f"saturated: {share(at_top)} of the runs end at {max(finals):.4g}")
-    dense = scores.values(task, DENSE, "0")
-    references = {arm: scores.values(task, arm, sparsity) for arm in ("random", SMALL)}
+    dense = results.scores(task, DENSE, "0")
+    references = {arm: results.scores(task, arm, sparsity) for arm in ("random", SMALL)}
     references = {arm: values for arm, values in references.items() if len(values) >= MIN_SEEDS}
     if len(dense) < MIN_SEEDS or not references:
         return Separation(task, sparsity, False, f"fewer than {MIN_SEEDS} seeds of dense, or of both random and {SMALL}")
@@ -257,34 +218,32 @@ class Overall:
         return self.interval[0] > self.margin
 
 
-def overall(scores: Scores, tasks: Sequence[str], sparsity: str) -> tuple[list[Overall], list[str]]:
+def overall(results: Results, tasks: Sequence[str], sparsity: str) -> tuple[list[Overall], list[str]]:
     """
     Every arm over the environments that separate the arms.
 
-    :param scores: the study
-    :param tasks: these environments
-    :param sparsity: the sparsity
     :return: the arms with runs in all of them; what was left out, and why
     """
     found, left_out = [], []
-    usable = [task for task in tasks if scores.scale[task] is not None]
+    usable = [task for task in tasks if results.scale[task] is not None]
     left_out += [f"{task}: no scale; measure a random policy and the dense arm" for task in tasks if task not in usable]
-    for arm in arms_of(scores, usable, sparsity):
+    for arm in arms_of(results, usable, sparsity):
         level = "0" if arm == DENSE else sparsity
-        values = {task: scores.values(task, arm, level) for task in usable}
-        absent = [task for task, of_task in values.items() if not of_task]
+        values = {task: results.scores(task, arm, level) for task in usable}
+        absent = [task for task, of_task in values.items() if of_task.empty]
         if absent:
             left_out.append(f"{arm}: no run in {', '.join(absent)}")
             continue
-        scaled = {task: scores.normalised(task, of_task) or [] for task, of_task in values.items()}
+        scaled = {task: results.normalised(task, of_task) or [] for task, of_task in values.items()}
         iqm = interquartile_mean(np.concatenate(list(scaled.values())))
-        margin = max(_margin(scores, task) for task in usable)
+        margin = max(_margin(results, task) for task in usable)
         found.append(Overall(arm, level, scaled, iqm, stratified_interval(list(scaled.values())), margin))
     return found, left_out
 
 
-def _margin(scores: Scores, task: str) -> float:
+def _margin(results: Results, task: str) -> float:
     # Seeds of one arm differ by hundreds on MuJoCo.
-    env = next(run.env for key, run in scores.results.runs.items() if key.task == task)
+    runs = results.runs
+    env = runs.loc[runs["task"] == task, "env"].iloc[0]
     spec = gymnasium.registry.get(env)
     return 0.90 if spec is not None and "mujoco" in str(spec.entry_point) else 0.95

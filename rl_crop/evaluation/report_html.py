@@ -8,7 +8,7 @@ from pathlib import Path
 from rl_crop.evaluation.figures.compose import Picture, study_styles
 from rl_crop.evaluation.figures.inline import inline_svg
 from rl_crop.evaluation.figures.style import percent
-from rl_crop.evaluation.scores import Scores
+from rl_crop.evaluation.results import Results
 from rl_crop.evaluation.study_report import METHODS, Section
 from rl_crop.evaluation.tables import Table
 from rl_crop.files import write_text
@@ -16,11 +16,11 @@ from rl_crop.files import write_text
 _FOLDED = ("Probability of improvement",)
 
 
-def write_page(scores: Scores, sections: Sequence[Section], path: Path, title: str, command: str) -> Path:
+def write_page(results: Results, sections: Sequence[Section], path: Path, title: str, command: str) -> Path:
     """
     Write the page.
 
-    :param scores: the study
+    :param results: the study
     :param sections: its report
     :param path: the file to write
     :param title: the heading
@@ -35,7 +35,7 @@ def write_page(scores: Scores, sections: Sequence[Section], path: Path, title: s
         "command": escape(command),
         "summary": _notes(sections[-1].notes),  # how many cells have a result
         "links": links,
-        "filters": _filters(scores),
+        "filters": _filters(results),
         "sections": "\n".join(_section(section) for section in sections),
         "methods": "".join(f"<li>{escape(sentence)}</li>" for sentence in METHODS),
         "style": style,
@@ -46,17 +46,14 @@ def write_page(scores: Scores, sections: Sequence[Section], path: Path, title: s
     return write_text(path, page)
 
 
-def _filters(scores: Scores) -> str:
-    results = scores.results
-    keys = [*results.runs, *results.failures, *results.missing]
-    seeds = sorted({key.seed for key in keys})
-    colors = {arm: style.color for arm, style in study_styles(scores).items()}
-    levels = sorted({key.sparsity for key in keys} - {"0"})
+def _filters(results: Results) -> str:
+    keys = results.keys
+    colors = {arm: style.color for arm, style in study_styles(results).items()}
     groups: dict[str, dict[str, str]] = {
-        "task": {task: task for task in dict.fromkeys(key.task for key in keys)},
-        "arm": {arm: arm for arm in [*colors, *sorted({key.arm for key in keys} - set(colors))]},
-        "sparsity": {level: percent(level) for level in levels},
-        "seed": {str(seed): str(seed) for seed in seeds},
+        "task": {task: task for task in sorted(set(keys["task"]))},
+        "arm": {arm: arm for arm in [*colors, *sorted(set(keys["arm"]) - set(colors))]},
+        "sparsity": {level: percent(level) for level in sorted(set(keys["sparsity"]) - {"0"})},
+        "seed": {str(seed): str(seed) for seed in sorted(set(keys["seed"]))},
     }
     return "".join(_filter(name, values, colors if name == "arm" else {}) for name, values in groups.items())
 

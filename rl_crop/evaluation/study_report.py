@@ -7,7 +7,7 @@ from pathlib import Path
 from rl_crop.evaluation.aggregate import improvements, overall, separation, sparsities
 from rl_crop.evaluation.figures.compose import Picture, curve_picture, overall_pictures, task_pictures
 from rl_crop.evaluation.figures.style import percent
-from rl_crop.evaluation.scores import Scores
+from rl_crop.evaluation.results import Results
 from rl_crop.evaluation.statistics import interquartile_mean
 from rl_crop.evaluation.tables import (
     Table,
@@ -71,15 +71,15 @@ COARSE = 0.98
 """Where all arms are above this share of dense, normalised returns say little."""
 
 
-def study_sections(scores: Scores) -> list[Section]:
+def study_sections(results: Results) -> list[Section]:
     """
-    :param scores: the study
+    :param results: the study
     :return: what it says over several environments, then by environment, then what is missing
     """
     return [
-        *(_overall_section(scores, sparsity) for sparsity in sparsities(scores)),
-        *(_task_section(scores, task) for task in scores.results.tasks),
-        _missing_section(scores),
+        *(_overall_section(results, sparsity) for sparsity in sparsities(results)),
+        *(_task_section(results, task) for task in results.tasks),
+        _missing_section(results),
     ]
 
 
@@ -106,9 +106,9 @@ def write_files(sections: Sequence[Section], folder: Path, title: str) -> list[P
     return [*files, write_text(folder / "tables.md", "\n".join(lines))]
 
 
-def _overall_section(scores: Scores, sparsity: str) -> Section:
-    every = [task for task in scores.results.tasks if sparsity in sparsities(scores, task)]
-    judged = [separation(scores, task, sparsity) for task in every]
+def _overall_section(results: Results, sparsity: str) -> Section:
+    every = [task for task in results.tasks if sparsity in sparsities(results, task)]
+    judged = [separation(results, task, sparsity) for task in every]
     tasks = [one.task for one in judged if one.separates]
     name, title = f"overall_{sparsity}", f"Environments together, {percent(sparsity)}"
     everywhere = []
@@ -116,16 +116,16 @@ def _overall_section(scores: Scores, sparsity: str) -> Section:
         1,
         len(tasks),
     ):  # else the table of that environment, or of those that tell arms apart, says the same
-        everywhere = [improvement_table(improvements(scores, every, sparsity), " in all environments")]
+        everywhere = [improvement_table(improvements(results, every, sparsity), " in all environments")]
     if not tasks:
         return Section(name, title, ("No environment tells the arms apart.",), (separation_table(judged), *everywhere))
-    found, left_out = overall(scores, tasks, sparsity)
-    compared = improvements(scores, tasks, sparsity)
+    found, left_out = overall(results, tasks, sparsity)
+    compared = improvements(results, tasks, sparsity)
     return Section(
         name, title,
         (*(f"Left out: {what}." for what in left_out), *_coarse([arm.iqm for arm in found])),
         (separation_table(judged), overall_table(found), improvement_table(compared), *everywhere),
-        tuple(overall_pictures(scores, tasks, sparsity, found)),
+        tuple(overall_pictures(results, tasks, sparsity, found)),
     )  # fmt: skip
 
 
@@ -139,34 +139,33 @@ def _coarse(normalised: list[float]) -> list[str]:
     ]
 
 
-def _task_section(scores: Scores, task: str) -> Section:
-    results, groups = scores.results, scores.results.groups(task)
-    run = next(run for key, run in results.runs.items() if key.task == task)
-    scale = scores.scale[task]
+def _task_section(results: Results, task: str) -> Section:
+    groups = results.groups(task)
+    run = results.runs[results.runs["task"] == task].iloc[0]
+    scale = results.scale[task]
     notes = [f"{run.env}, {run.n_timesteps:,} environment steps."]
     if scale is None:
         notes.append("Returns are not normalised: the dense arm or the random policy is not measured, or dense does not lead.")
     else:
         notes.append(f"A random policy reaches {number(scale[0])}, dense {number(scale[1])}.")
-        values = [scores.normalised(task, scores.values(task, *group)) or [0.0] for group in groups]
+        values = [results.normalised(task, results.scores(task, *group)) or [0.0] for group in groups]
         notes += _coarse([interquartile_mean(of_group) for of_group in values])
-    missing = [key for key in results.missing if key.task == task]
-    if missing:
-        arms = ", ".join(dict.fromkeys(f"{key.arm} {percent(key.sparsity)}" for key in missing))
+    missing = results.missing[results.missing["task"] == task]
+    if not missing.empty:
+        arms = ", ".join(dict.fromkeys(f"{cell.arm} {percent(cell.sparsity)}" for cell in missing.itertuples()))
         notes.append(f"{len(missing)} cells have no result yet: {arms}.")
-    compared = [one for sparsity in sparsities(scores) for one in improvements(scores, [task], sparsity)]
-    ended = [group for group in groups if results.of(task, *group)]
+    compared = [one for sparsity in sparsities(results) for one in improvements(results, [task], sparsity)]
+    ended = [group for group in groups if not results.of(task, *group).empty]
     return Section(
         task, task, tuple(notes),
-        (arms_table(scores, task), improvement_table(compared), runs_table(scores, task)),
-        (*task_pictures(scores, task), curve_picture(scores, task, ended, f"{task}_curves")),
-        tuple(curve_picture(scores, task, [group], f"{task}_curves_{'_'.join(group)}") for group in ended),
+        (arms_table(results, task), improvement_table(compared), runs_table(results, task)),
+        (*task_pictures(results, task), curve_picture(results, task, ended, f"{task}_curves")),
+        tuple(curve_picture(results, task, [group], f"{task}_curves_{'_'.join(group)}") for group in ended),
         task,
     )  # fmt: skip
 
 
-def _missing_section(scores: Scores) -> Section:
-    results = scores.results
+def _missing_section(results: Results) -> Section:
     total = len(results.runs) + len(results.failures) + len(results.missing)
     notes = [
         f"{len(results.runs)} of {total} cells have a result; {len(results.failures)} failed, "
@@ -174,4 +173,4 @@ def _missing_section(scores: Scores) -> Section:
     ]
     if results.stale:
         notes.append(f"{len(results.stale)} files are no cells of the study and are left aside: {', '.join(results.stale)}.")
-    return Section("missing", "What is missing", tuple(notes), (missing_table(scores),))
+    return Section("missing", "What is missing", tuple(notes), (missing_table(results),))

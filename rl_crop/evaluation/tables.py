@@ -1,18 +1,14 @@
 """The tables of a study, for people (Markdown) and for programs (CSV)."""
 
-import csv
-import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from rl_crop.evaluation.aggregate import Improvement, Interval, Overall, Separation, summaries
 from rl_crop.evaluation.figures.style import label, percent
-from rl_crop.evaluation.results import Key, Run
-from rl_crop.evaluation.scores import DENSE, Scores
+from rl_crop.evaluation.results import CELL, DENSE, Results, pd, pick
 from rl_crop.evaluation.text import extent, number, share
 
 NOTHING = "–"
@@ -42,62 +38,48 @@ class Table:
 
     def to_csv(self) -> str:
         """:return: the table as CSV"""
-        text = io.StringIO()
-        rows = [[_THOUSANDS.sub("", cell) for cell in row] for row in self.rows]
-        csv.writer(text, lineterminator="\n").writerows([self.columns, *rows])
-        return text.getvalue()
+        plain = [[_THOUSANDS.sub("", cell) for cell in row] for row in self.rows]
+        return pd.DataFrame(plain, columns=self.columns).to_csv(index=False, lineterminator="\n")
 
 
-def runs_table(scores: Scores, task: str) -> Table:
-    """
-    :param scores: the study
-    :param task: its name
-    :return: one row a run, failures among them
-    """
+def runs_table(results: Results, task: str) -> Table:
+    """:return: one row a run of a task, failures among them"""
     columns = (
         "task", "arm", "sparsity", "seed", "final return", "last 10 % of evaluations", "normalised", "parameters", "widths",
         "cut at", "decided by", "wall-clock, s", "CPU, s",
     )  # fmt: skip
-    rows, tags = [], []
-    for arm, sparsity in scores.results.groups(task):
-        for run in scores.results.of(task, arm, sparsity):
-            scaled = scores.normalised(task, [run.score])
+    rows = []
+    for arm, sparsity in results.groups(task):
+        for run in results.of(task, arm, sparsity).itertuples():
+            scaled = results.normalised(task, [run.score])
             rows.append([
-                task, arm, sparsity, str(run.key.seed), number(run.score), number(run.last),
-                NOTHING if scaled is None else f"{scaled[0]:.3f}", f"{run.n_params:,}", widths_text([run]),
+                task, arm, sparsity, str(run.seed), number(run.score), number(run.last),
+                NOTHING if scaled is None else f"{scaled[0]:.3f}", f"{run.n_params:,}", widths_text([run.widths]),
                 shares(run.cuts), ", ".join(run.decided_by) or NOTHING, f"{run.seconds:.0f}", f"{run.cpu_seconds:.0f}",
             ])  # fmt: skip
-            tags.append(_tags(run.key))
-        for seed in scores.results.failed(task, arm, sparsity):
-            key = Key(task, arm, sparsity, seed)
-            rows.append([task, arm, sparsity, str(seed), f"failed: {scores.results.failures[key]}", *[NOTHING] * 8])
-            tags.append(_tags(key))
-    return Table("Runs", columns, rows, tags)
+        for cell in pick(results.failures, task, arm, sparsity).itertuples():
+            rows.append([task, arm, sparsity, str(cell.seed), f"failed: {cell.why}", *[NOTHING] * 8])
+    return Table("Runs", columns, rows, [dict(zip(CELL, row)) for row in rows])
 
 
-def arms_table(scores: Scores, task: str) -> Table:
-    """
-    :param scores: the study
-    :param task: its name
-    :return: one row an arm, the best first
-    """
+def arms_table(results: Results, task: str) -> Table:
+    """:return: one row an arm of a task, the best first"""
     columns = (
         "arm", "seeds", "final return by seed", "IQM [95 %]", "normalised IQM [95 %]", "non-inferior", "parameters", "widths",
         "cut at", "mean", "last 10 % of evaluations", "wall-clock, s", "CPU, s",
     )  # fmt: skip
-    found = sorted(summaries(scores, task), key=lambda one: -one.iqm)
+    found = sorted(summaries(results, task), key=lambda one: -one.iqm)
     rows = []
     for one in found:
         n_failed = len(one.scores) - len(one.runs)
         verdict = NOTHING if one.non_inferior is None or one.arm == DENSE else verdict_text(one.non_inferior, one.margin)
         rows.append([
             label(one.arm, one.sparsity), f"{len(one.scores)}, {n_failed} failed" if n_failed else str(len(one.scores)),
-            ", ".join(number(score) for score in one.scores.values()), estimate(one.iqm, one.interval, number),
+            ", ".join(map(number, one.scores)), estimate(one.iqm, one.interval, number),
             NOTHING if one.normalised is None else estimate(one.normalised, one.normalised_interval, "{:.2f}".format),
-            verdict, extent([run.n_params for run in one.runs]) if one.runs else NOTHING, widths_text(one.runs),
-            "; ".join(dict.fromkeys(shares(run.cuts) for run in one.runs)) or NOTHING,
-            number(float(np.mean(list(one.scores.values())))), mean_of(one.runs, lambda run: run.last),
-            mean_of(one.runs, lambda run: run.seconds), mean_of(one.runs, lambda run: run.cpu_seconds),
+            verdict, NOTHING if one.runs.empty else extent(one.runs["n_params"]), widths_text(one.runs["widths"]),
+            "; ".join(dict.fromkeys(map(shares, one.runs["cuts"]))) or NOTHING,
+            *(mean_text(values) for values in (one.scores, *(one.runs[name] for name in ("last", "seconds", "cpu_seconds")))),
         ])  # fmt: skip
     return Table("Arms", columns, rows, [{"task": task, "arm": one.arm, "sparsity": one.sparsity} for one in found])
 
@@ -121,20 +103,14 @@ def improvement_table(found: Sequence[Improvement], where: str = "") -> Table:
 
 
 def separation_table(found: Sequence[Separation]) -> Table:
-    """
-    :param found: the judgements
-    :return: one row an environment and sparsity
-    """
+    """:return: one row an environment and sparsity"""
     rows = [[one.task, percent(one.sparsity), "yes" if one.separates else "no, left out", one.reason] for one in found]
     tags = [{"task": one.task, "sparsity": one.sparsity} for one in found]
     return Table("Which environments tell the arms apart", ("task", "sparsity", "tells arms apart", "why"), rows, tags)
 
 
 def overall_table(found: Sequence[Overall]) -> Table:
-    """
-    :param found: the arms over several environments
-    :return: one row an arm
-    """
+    """:return: one row an arm over several environments"""
     rows = [
         [
             label(one.arm, one.sparsity), ", ".join(one.scores), str(sum(map(len, one.scores.values()))),
@@ -147,24 +123,15 @@ def overall_table(found: Sequence[Overall]) -> Table:
     return Table("Normalised returns", columns, rows, [{"arm": one.arm, "sparsity": one.sparsity} for one in found])
 
 
-def missing_table(scores: Scores) -> Table:
-    """
-    :param scores: the study
-    :return: one row a cell without a result
-    """
-    results = scores.results
-    found = sorted([(key, f"failed: {why}") for key, why in results.failures.items()] + list(results.missing.items()))
-    rows = [[key.task, key.arm, key.sparsity, str(key.seed), why] for key, why in found]
-    columns = ("task", "arm", "sparsity", "seed", "why")
-    return Table("Cells without a result", columns, rows, [_tags(key) for key, _ in found])
+def missing_table(results: Results) -> Table:
+    """:return: one row a cell without a result"""
+    failed = results.failures.assign(why="failed: " + results.failures["why"]).sort_values(CELL)
+    rows = pd.concat([failed, results.missing]).astype(str).to_numpy().tolist()
+    return Table("Cells without a result", (*CELL, "why"), rows, [dict(zip(CELL, row)) for row in rows])
 
 
 def verdict_text(non_inferior: bool, margin: float) -> str:
-    """
-    :param non_inferior: whether it is shown
-    :param margin: what the lower bound must exceed
-    :return: the verdict with its margin
-    """
+    """:return: the verdict with its margin"""
     return f"{'yes' if non_inferior else 'not shown'} (margin {margin:.2f})"
 
 
@@ -179,32 +146,19 @@ def estimate(value: float, interval: Interval | None, text: Callable[[float], st
 
 
 def shares(cuts: Sequence[float]) -> str:
-    """
-    :param cuts: shares of a run
-    :return: for example ``"5 %, 14 %"``
-    """
+    """:return: shares of a run, for example ``"5 %, 14 %"``"""
     return ", ".join(map(share, cuts)) or NOTHING
 
 
-def widths_text(runs: Sequence[Run]) -> str:
+def widths_text(runs: Iterable[Mapping[str, list[int]]]) -> str:
     """
-    :param runs: runs of one arm
+    :param runs: the widths of runs of one arm, by head
     :return: the smallest and the largest width of every layer, for example ``"pi 21–23, 90–95; qf 53, 42"``
     """
-    heads = list(dict.fromkeys(head for run in runs for head in run.widths))
-    return "; ".join(
-        f"{head} {', '.join(extent(layer) for layer in zip(*(run.widths[head] for run in runs)))}" for head in heads
-    )
+    heads = list(dict.fromkeys(head for run in runs for head in run))
+    return "; ".join(f"{head} {', '.join(extent(layer) for layer in zip(*(run[head] for run in runs)))}" for head in heads)
 
 
-def mean_of(runs: Sequence[Run], value: Callable[[Run], float]) -> str:
-    """
-    :param runs: runs of one arm
-    :param value: read off each
-    :return: the mean as text
-    """
-    return number(float(np.mean([value(run) for run in runs]))) if runs else NOTHING
-
-
-def _tags(key: Key) -> dict[str, Any]:
-    return {"task": key.task, "arm": key.arm, "sparsity": key.sparsity, "seed": str(key.seed)}
+def mean_text(values: "pd.Series") -> str:
+    """:return: the mean of one number a run, as text"""
+    return NOTHING if values.empty else number(float(np.mean(values)))

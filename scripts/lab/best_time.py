@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where `plot` is
 
-from plot import Args, folder_of, load_scores
+from plot import Args, folder_of, load_study_results
 from rl_crop.evaluation.aggregate import Interval, sparsities, summarise
 from rl_crop.evaluation.command import command
 from rl_crop.evaluation.figures.compose import Picture, study_styles
@@ -34,7 +34,7 @@ from rl_crop.evaluation.figures.style import (
     spread,
     tag,
 )
-from rl_crop.evaluation.scores import DENSE, Scores
+from rl_crop.evaluation.results import DENSE, Results, pd
 from rl_crop.evaluation.statistics import (
     bootstrap_interval,
     improvement_interval,
@@ -44,7 +44,7 @@ from rl_crop.evaluation.statistics import (
 from rl_crop.evaluation.tables import Table, estimate
 from rl_crop.evaluation.text import number, share
 
-AUTOMATIC = ("lazy", "stable", "epi")
+AUTOMATIC = ("lazy", "epi")
 OF_TIME = ("when", "kappa", "earliest", "latest")
 """What arms that differ in the prune time alone differ in."""
 
@@ -102,16 +102,16 @@ class TimeFamily:
         return [*self.automatic, *self.fixed]
 
 
-def time_families(scores: Scores, task: str) -> list[TimeFamily]:
+def time_families(results: Results, task: str) -> list[TimeFamily]:
     """
-    :param scores: the study
+    :param results: the study
     :param task: its name
     :return: the arms cut at once, by what they have in common
     """
     families: dict[tuple[str, str], TimeFamily] = {}
-    for arm, sparsity in scores.results.groups(task):
-        runs = scores.results.of(task, arm, sparsity)
-        pruning = runs[0].pruning if runs else None
+    for arm, sparsity in results.groups(task):
+        runs = results.of(task, arm, sparsity)
+        pruning = None if runs.empty else runs["pruning"].iloc[0]
         if pruning is None or pruning.get("schedule") == "gradual":
             continue
         same = json.dumps({key: value for key, value in pruning.items() if key not in OF_TIME}, sort_keys=True)
@@ -120,42 +120,40 @@ def time_families(scores: Scores, task: str) -> list[TimeFamily]:
     return list(families.values())
 
 
-def first_cuts(scores: Scores, task: str) -> set[float]:
+def first_cuts(results: Results, task: str) -> set[float]:
     """
-    :param scores: the study
+    :param results: the study
     :param task: its name
     :return: when the arms of :func:`time_families` were cut, in whole hundredths of the run
     """
-    cut_once = [(arm, family.sparsity) for family in time_families(scores, task) for arm in family.arms]
-    return {round(run.cuts[0], 2) for group in cut_once for run in scores.results.of(task, *group) if run.cuts}
+    cut_once = [(arm, family.sparsity) for family in time_families(results, task) for arm in family.arms]
+    return {round(cuts[0], 2) for group in cut_once for cuts in results.of(task, *group)["cuts"] if cuts}
 
 
-def compare_times(scores: Scores, task: str) -> list[TimeComparison]:
+def compare_times(results: Results, task: str) -> list[TimeComparison]:
     """
-    :param scores: the study
+    :param results: the study
     :param task: its name
     :return: one comparison for each arm with an automatic time that has fixed ones beside it and two seeds in common
     """
     found = []
-    for family in time_families(scores, task):
+    for family in time_families(results, task):
         for automatic in family.automatic if family.fixed else []:
-            values = {arm: scores.of(task, arm, family.sparsity) for arm in (automatic, *family.fixed)}
-            seeds = sorted(set.intersection(*(set(of_arm) for of_arm in values.values())))
-            if len(seeds) > 1:
-                found.append(_compare(task, family, automatic, values, seeds))
+            values = {arm: results.scores(task, arm, family.sparsity) for arm in (automatic, *family.fixed)}
+            paired = pd.concat(values, axis="columns", join="inner")  # by seed
+            if len(paired) > 1:
+                found.append(_compare(task, family, automatic, paired))
     return found
 
 
-def _compare(
-    task: str, family: TimeFamily, automatic: str, values: dict[str, dict[int, float]], seeds: list[int]
-) -> TimeComparison:
+def _compare(task: str, family: TimeFamily, automatic: str, paired: "pd.DataFrame") -> TimeComparison:
     # Every other seed, so that seeds that are added later fall to both halves.
-    choice, test = seeds[::2], seeds[1::2]
-    chosen = max(family.fixed, key=lambda arm: interquartile_mean([values[arm][seed] for seed in choice]))
-    ours, theirs = ([values[arm][seed] for seed in test] for arm in (automatic, chosen))
+    choice, test = paired.iloc[::2], paired.iloc[1::2]
+    chosen = max(family.fixed, key=lambda arm: interquartile_mean(choice[arm]))
+    ours, theirs = test[automatic], test[chosen]
     many = len(test) > 1
     return TimeComparison(
-        task, family.sparsity, automatic, tuple(family.fixed), chosen, tuple(choice), tuple(test),
+        task, family.sparsity, automatic, tuple(family.fixed), chosen, tuple(choice.index), tuple(test.index),
         chosen_iqm=interquartile_mean(theirs),
         automatic_iqm=interquartile_mean(ours),
         automatic_interval=bootstrap_interval(ours) if many else None,
@@ -168,31 +166,31 @@ def _compare(
 _WIDTH = 0.03
 
 
-def draw_times(axes: Any, scores: Scores, task: str, sparsity: str, styles: Mapping[str, ArmStyle]) -> None:
+def draw_times(axes: Any, results: Results, task: str, sparsity: str, styles: Mapping[str, ArmStyle]) -> None:
     """
     Draw returns against the share of the run at which the cut came: a dot a seed, filled where the time was found, hollow
     where it was fixed; fixed times of one family are joined. Panels of one task have one scale.
 
     :param axes: where
-    :param scores: the study
+    :param results: the study
     :param task: its name
     :param sparsity: the sparsity
     :param styles: of every arm
     """
-    families = [family for family in time_families(scores, task) if family.sparsity == sparsity]
+    families = [family for family in time_families(results, task) if family.sparsity == sparsity]
     found = [arm for family in families for arm in family.automatic]
     latest, drawn = 0.4, list[float]()
     for family in families:
         joined = []
         for arm in family.arms:
-            runs = [run for run in scores.results.of(task, arm, sparsity) if run.cuts]
+            runs = [run for run in results.of(task, arm, sparsity).itertuples() if run.cuts]
             if not runs:
                 continue
-            summary, color = summarise(scores, task, arm, sparsity), styles[arm].color
+            summary, color = summarise(results, task, arm, sparsity), styles[arm].color
             shift, fill = (spread(found.index(arm), len(found), _WIDTH), "full") if arm in found else (0.0, "none")
             for run in runs:
                 axes.plot([run.cuts[0] + shift], [run.score], "o", color=color, markersize=3.5, alpha=0.6, fillstyle=fill,
-                          gid=tag(arm, sparsity, run.key.seed))  # fmt: skip
+                          gid=tag(arm, sparsity, run.seed))  # fmt: skip
             middle = sum(run.cuts[0] for run in runs) / len(runs)
             error_bar(axes, middle + shift, summary.iqm, summary.interval, styles[arm], tag(arm, sparsity))
             joined += [(middle, summary.iqm)] if arm in family.fixed else []
@@ -200,11 +198,10 @@ def draw_times(axes: Any, scores: Scores, task: str, sparsity: str, styles: Mapp
             latest = max(latest, *(run.cuts[0] + _WIDTH for run in runs))
         if len(joined) > 1:
             axes.plot(*zip(*sorted(joined)), color="#555555", linewidth=0.9, zorder=1, gid=tag("*", sparsity))
-    dense = scores.values(task, DENSE, "0")
-    if dense:
-        iqm = summarise(scores, task, DENSE, "0").iqm
+    if not results.scores(task, DENSE, "0").empty:
+        iqm = summarise(results, task, DENSE, "0").iqm
         axes.axhline(iqm, color=styles[DENSE].color, linewidth=0.8, linestyle=":", gid=tag(DENSE, "0"))
-    every = [values for group in scores.results.groups(task) if (values := scores.values(task, *group))]
+    every = [list(results.scores(task, *group)) for group in results.groups(task)]
     leave_collapsed_runs_below(axes, [*chain(*every)], [interquartile_mean(values) for values in every], drawn)
     axes.xaxis.set_major_formatter(lambda value, _: share(value))
     axes.set_xlim(0, latest)
@@ -235,20 +232,20 @@ def times_table(found: Sequence[TimeComparison]) -> Table:
     return Table("Prune time found against the best fixed time", columns, rows, tags)
 
 
-def picture_of(scores: Scores, task: str) -> Picture:
+def picture_of(results: Results, task: str) -> Picture:
     """
-    :param scores: the study
+    :param results: the study
     :param task: its name
     :return: returns against the prune time
     """
 
     def draw() -> Any:
-        styles, levels = study_styles(scores), sparsities(scores, task) or ["0"]
+        styles, levels = study_styles(results), sparsities(results, task) or ["0"]
         figure, axes = panels(1, len(levels), (6.4 if len(levels) == 1 else 4.4, 4.0), sharey=True)
         for ax, sparsity in zip(axes.flat, levels):
-            draw_times(ax, scores, task, sparsity, styles)
+            draw_times(ax, results, task, sparsity, styles)
         figure.suptitle(task, fontsize=10)
-        cut_once = {arm for family in time_families(scores, task) for arm in family.arms}
+        cut_once = {arm for family in time_families(results, task) for arm in family.arms}
         legend_of_arms(figure, {arm: style for arm, style in styles.items() if arm in cut_once | {DENSE}})
         return figure
 
@@ -261,13 +258,13 @@ def main(args: Args) -> None:
 
     :param args: those of `scripts/plot.py`
     """
-    scores = load_scores(args)
-    tasks = scores.results.tasks
-    found = [one for task in tasks for one in compare_times(scores, task)]
+    results = load_study_results(args)
+    tasks = results.tasks
+    found = [one for task in tasks for one in compare_times(results, task)]
     print(times_table(found).to_markdown() if found else "No fixed time shares two seeds with one that is found.\n")
     for task in tasks:
-        if len(first_cuts(scores, task)) > 1:
-            print(picture_of(scores, task).save(folder_of(args) / "pictures")[0])
+        if len(first_cuts(results, task)) > 1:
+            print(picture_of(results, task).save(folder_of(args) / "pictures")[0])
 
 
 if __name__ == "__main__":

@@ -15,11 +15,10 @@ from pathlib import Path
 # It must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
 import tyro
 
 from rl_crop.evaluation.figures.style import panels, settings
-from rl_crop.evaluation.results import Run, load_results
+from rl_crop.evaluation.results import load_results, pd
 from rl_crop.files import write_atomically
 
 TASK, N_STEPS = "ppo_tracking", 100
@@ -54,17 +53,17 @@ class Line:
     label: str
     color: str
     marker: str
-    points: Sequence[Sequence[Run]]
+    points: Sequence["pd.DataFrame"]
 
 
-def distance(run: Run) -> float:
-    """:return: the mean squared distance to the best action: minus the return, over the steps of an episode"""
-    return -run.score / N_STEPS
+def distances(runs: "pd.DataFrame") -> "pd.Series":
+    """:return: the mean squared distance of each run to the best action: minus the return, over the steps of an episode"""
+    return -runs["score"] / N_STEPS
 
 
-def best(groups: Sequence[Sequence[Run]]) -> Sequence[Run]:
+def best(groups: Sequence["pd.DataFrame"]) -> "pd.DataFrame":
     """:return: the group with the highest mean return"""
-    return max(groups, key=lambda group: np.mean([run.score for run in group]))
+    return max(groups, key=lambda runs: runs["score"].mean())
 
 
 def main(args: Args) -> None:
@@ -75,10 +74,10 @@ def main(args: Args) -> None:
     """
     studies = [load_results(path) for path in args.results]
 
-    def runs(task: str, sparsity: str, *arms: str) -> Sequence[Run]:
-        return next(found for study in studies for arm in arms if (found := study.of(task, arm, sparsity)))
+    def runs(task: str, sparsity: str, *arms: str) -> "pd.DataFrame":
+        return next(found for study in studies for arm in arms if len(found := study.of(task, arm, sparsity)))
 
-    def by_sparsity(*arms: str) -> list[Sequence[Run]]:
+    def by_sparsity(*arms: str) -> list["pd.DataFrame"]:
         return [runs(TASK, sparsity, *arms) for sparsity in SPARSITIES]
 
     tuned = [best([runs(task, "0", "dense") for task in tasks]) for tasks in OWN_RATES]
@@ -92,20 +91,18 @@ def main(args: Args) -> None:
     dense = runs(TASK, "0", "dense")
     with settings():
         figure, ((axes,),) = panels(1, 1, (6.4, 3.7))
-        of_dense = float(np.mean([distance(run) for run in dense]))
+        of_dense = distances(dense).mean()
         axes.axhline(of_dense, color="#000000", linewidth=1.0, linestyle=":")
-        axes.plot([dense[0].n_params], [of_dense], "o", color="#000000", label="dense, 256-256")
+        axes.plot([dense["n_params"].iloc[0]], [of_dense], "o", color="#000000", label="dense, 256-256")
         for line in lines:
-            sizes = [float(np.mean([run.n_params for run in group])) for group in line.points]
+            sizes = [runs["n_params"].mean() for runs in line.points]
             for size, group in zip(sizes, line.points, strict=True):
-                axes.plot(
-                    [size] * len(group), [distance(run) for run in group], ".", color=line.color, alpha=0.4, markersize=5
-                )
-            distances = [float(np.mean([distance(run) for run in group])) for group in line.points]
-            axes.plot(sizes, distances, line.marker, linestyle="-", color=line.color, label=line.label, markersize=6)
-            print(line.label, *(f"{value:.5f}" for value in distances))
+                axes.plot([size] * len(group), distances(group), ".", color=line.color, alpha=0.4, markersize=5)
+            means = [distances(group).mean() for group in line.points]
+            axes.plot(sizes, means, line.marker, linestyle="-", color=line.color, label=line.label, markersize=6)
+            print(line.label, *(f"{value:.5f}" for value in means))
         axes.set(xscale="log", yscale="log", xlabel="parameters left", ylabel="squared distance to the best action")
-        axes.set_xticks([run[0].n_params for run in (dense, *lines[1].points)])
+        axes.set_xticks([group["n_params"].iloc[0] for group in (dense, *lines[1].points)])
         axes.set_xticklabels(["137k\ndense", "13.6k\n90 % cut", "2.7k\n98 % cut", "1.4k\n99 % cut"])
         axes.minorticks_off()
         axes.legend(fontsize=8, frameon=False)

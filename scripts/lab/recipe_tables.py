@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where `lab` is
 import tyro
 
 from lab.recipe_report.picture import recipe_picture
-from lab.recipe_report.tables import NOTES, read_outcomes, recipe_tables
+from lab.recipe_report.tables import NOTES, outcome, recipe_tables
 from rl_crop.core.errors import PruningError
 from rl_crop.evaluation import ConfigError
-from rl_crop.evaluation.scores import DENSE
+from rl_crop.evaluation.results import DENSE, load_results
 from rl_crop.evaluation.store import Store
 from rl_crop.evaluation.study import default_results, load_study
 from rl_crop.files import write_text
@@ -45,7 +45,7 @@ def main(args: Args) -> None:
     :param args: the arguments
     """
     results = args.results or default_results(args.study)
-    found = read_outcomes(results, load_study(args.study))
+    found = load_results(results, load_study(args.study), outcome)
     name = Store.at(results).folder.name
     out = args.out or Path("runs") / f"{name}_report"
     counts = (

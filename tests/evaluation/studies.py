@@ -1,22 +1,45 @@
 """Results of studies that were never run."""
 
-from rl_crop.evaluation.results import Key, Results, Run
-from rl_crop.evaluation.scores import Scores
+from typing import NamedTuple
+
+import pandas as pd
+
+from rl_crop.evaluation.results import CELL, Results, reasons
 from rl_crop.files import write_json
+
+
+class Key(NamedTuple):
+    """Names a cell."""
+
+    task: str
+    arm: str
+    sparsity: str
+    seed: int
+
+
+def without(why):
+    """A table of cells without a result, from the reason of each."""
+    return reasons([dict(zip(CELL, key), why=text) for key, text in why.items()])
+
+
+def said(table):
+    """The reason of each cell of such a table."""
+    return {Key(*row[:4]): row[4] for row in table.itertuples(index=False)}
 
 
 def make_run(task, arm, sparsity, seed, score, when=None, cut=None, env="CartPole-v1", **bounds):
     """A run with the given final return; ``when`` and ``bounds`` are the callback's, ``cut`` the share at which it cut."""
     pruning = None if when is None else {"criterion": "crop", "when": when, **bounds}
     width = 64 if sparsity == "0" else 6 + seed
-    return Run(
-        Key(task, arm, sparsity, seed), env, {}, 1000, score, score - 1, (500, 1000), (score / 2, score), 10 * width,
-        {"pi": [width, width + 1], "vf": [width]}, () if cut is None else (cut,), () if cut is None else ("lazy",),
-        20.0 + seed, 10.0 + seed, pruning,
-    )  # fmt: skip
+    return {
+        "task": task, "arm": arm, "sparsity": sparsity, "seed": seed, "env": env, "env_kwargs": {}, "n_timesteps": 1000,
+        "score": score, "last": score - 1, "timesteps": (500, 1000), "returns": (score / 2, score), "n_params": 10 * width,
+        "widths": {"pi": [width, width + 1], "vf": [width]}, "cuts": () if cut is None else (cut,),
+        "decided_by": () if cut is None else ("lazy",), "seconds": 20.0 + seed, "cpu_seconds": 10.0 + seed, "pruning": pruning,
+    }  # fmt: skip
 
 
-def make_scores(arms, random=None, failures=(), missing=(), settings=None):
+def make_results(arms, random=None, failures=(), missing=(), settings=None):
     """
     :param arms: ``(task, arm, sparsity)`` → returns of seeds 0, 1, …
     :param random: returns of random policies by task
@@ -29,10 +52,8 @@ def make_scores(arms, random=None, failures=(), missing=(), settings=None):
         for group, returns in arms.items()
         for seed, score in enumerate(returns)
     ]
-    results = Results(
-        {run.key: run for run in runs}, dict.fromkeys(failures, "it broke"), dict.fromkeys(missing, "not run yet")
-    )
-    return Scores(results, random or {})
+    failed, not_run = (without(dict.fromkeys(*some)) for some in ((failures, "it broke"), (missing, "not run yet")))
+    return Results(pd.DataFrame(runs), failed, not_run, random=random or {})
 
 
 def write_result(folder, task, arm, sparsity, seed, score, digits="00000000"):

@@ -12,20 +12,20 @@ from rl_crop.evaluation.figures.overall import draw_overall, draw_profiles
 from rl_crop.evaluation.figures.style import arm_styles, panels, tag
 from rl_crop.evaluation.figures.tradeoffs import CPU_SECONDS, PARAMETERS, draw_tradeoff
 from rl_crop.evaluation.figures.widths import draw_widths, layers
-from tests.evaluation.studies import make_scores
+from tests.evaluation.studies import make_results
 
 STYLES = arm_styles(["dense", "crop", "at_10", "at_50", "random"])
 
 
 @pytest.fixture
-def scores():
+def results():
     arms = {
         ("a", "dense", "0"): [100.0, 100.0, 130.0], ("a", "crop", "0.9"): [80.0, 90.0, 70.0],
         ("a", "at_10", "0.9"): [50.0, 60.0, 70.0], ("a", "at_50", "0.9"): [20.0, 20.0, 50.0],
         ("a", "random", "0.9"): [70.0, 95.0, 0.0],
     }  # fmt: skip
     times = {"crop": {"when": "lazy", "cut": 0.2}, "at_10": {"when": 0.1, "cut": 0.1}, "at_50": {"when": 0.5, "cut": 0.5}}
-    return make_scores(arms, {"a": [10.0]}, settings=times)
+    return make_results(arms, {"a": [10.0]}, settings=times)
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def lines(axes, arm, sparsity, seed="*"):
     return [np.transpose(line.get_data()).tolist() for line in axes.lines if line.get_gid() == tag(arm, sparsity, seed)]
 
 
-def test_returns_stand_at_their_cost(scores, axes):
-    draw_tradeoff(axes, scores, "a", STYLES, CPU_SECONDS)
+def test_returns_stand_at_their_cost(results, axes):
+    draw_tradeoff(axes, results, "a", STYLES, CPU_SECONDS)
     assert lines(axes, "crop", "0.9", 2) == [[[12.0, 70.0]]]
     interval, mark = lines(axes, "crop", "0.9")
     assert interval == [[11.0, 70.0], [11.0, 90.0]] and mark == [[11.0, 80.0]]
@@ -47,14 +47,14 @@ def test_returns_stand_at_their_cost(scores, axes):
 
 @pytest.mark.parametrize("lowest,text", [(-1e4, ["1 of 7 runs below"]), (50.0, [])])
 def test_a_collapsed_run_does_not_flatten_the_others(axes, lowest, text):
-    scores = make_scores({("a", "dense", "0"): [100.0, 110.0, 120.0], ("a", "crop", "0.9"): [lowest, 90.0, 80.0, 95.0]})
-    draw_tradeoff(axes, scores, "a", STYLES, CPU_SECONDS)
+    results = make_results({("a", "dense", "0"): [100.0, 110.0, 120.0], ("a", "crop", "0.9"): [lowest, 90.0, 80.0, 95.0]})
+    draw_tradeoff(axes, results, "a", STYLES, CPU_SECONDS)
     assert [one.get_text() for one in axes.texts] == text
     assert (axes.get_ylim()[0] > lowest) == bool(text) and axes.get_ylim()[0] < 80 and axes.get_ylim()[1] > 120
 
 
-def test_arms_of_one_sparsity_stand_around_their_parameters(scores, axes):
-    draw_tradeoff(axes, scores, "a", STYLES, PARAMETERS)
+def test_arms_of_one_sparsity_stand_around_their_parameters(results, axes):
+    draw_tradeoff(axes, results, "a", STYLES, PARAMETERS)
     places = [lines(axes, arm, "0.9")[-1][0][0] for arm in ("at_10", "at_50", "crop", "random")]
     assert places == sorted(places) and len(set(places)) == 4
     assert np.prod(places) ** (1 / 4) == pytest.approx(70.0)  # what all four have, on a logarithmic axis
@@ -62,18 +62,18 @@ def test_arms_of_one_sparsity_stand_around_their_parameters(scores, axes):
 
 
 def test_the_numbers_of_near_sparsities_do_not_overlap():
-    scores = make_scores(
+    results = make_results(
         {("a", "dense", "0"): [1.0, 2.0], **{("a", "crop", s): [1.0, 2.0] for s in ("0.9", "0.92", "0.94")}}, {"a": [0.0]}
     )
     axes = panels(1, 1, (4, 3))[1][0, 0]
-    draw_tradeoff(axes, scores, "a", STYLES, PARAMETERS)
+    draw_tradeoff(axes, results, "a", STYLES, PARAMETERS)
     axes.figure.canvas.draw()
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 3 and not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
-def test_curves_their_mean_and_their_cuts(scores, axes):
-    draw_curves(axes, scores, "a", "crop", "0.9", STYLES)
+def test_curves_their_mean_and_their_cuts(results, axes):
+    draw_curves(axes, results, "a", "crop", "0.9", STYLES)
     assert lines(axes, "crop", "0.9") == [[[500.0, 40.0], [1000.0, 80.0]]]
     curve, final, cut = lines(axes, "crop", "0.9", 1)
     assert curve == [[500.0, 45.0], [1000.0, 90.0]] and final == [[1000.0, 90.0]]
@@ -81,34 +81,34 @@ def test_curves_their_mean_and_their_cuts(scores, axes):
     assert "3 seeds" in axes.get_title()
 
 
-def test_arms_of_one_task_have_one_scale(scores):
+def test_arms_of_one_task_have_one_scale(results):
     first, second = panels(1, 2, (4, 3))[1][0]
-    draw_curves(first, scores, "a", "at_50", "0.9", STYLES)
-    draw_curves(second, scores, "a", "dense", "0", STYLES)
+    draw_curves(first, results, "a", "at_50", "0.9", STYLES)
+    draw_curves(second, results, "a", "dense", "0", STYLES)
     assert first.get_ylim() == second.get_ylim() and first.get_ylim()[1] > 130
 
 
 def test_a_final_return_far_below_the_axes_stays_out_of_the_picture():
-    scores = make_scores({("a", "dense", "0"): [100.0] * 60, ("a", "crop", "0.9"): [100.0, -1e6]})
+    results = make_results({("a", "dense", "0"): [100.0] * 60, ("a", "crop", "0.9"): [100.0, -1e6]})
     axes = panels(1, 1, (4, 3))[1][0, 0]
-    draw_curves(axes, scores, "a", "crop", "0.9", STYLES)
+    draw_curves(axes, results, "a", "crop", "0.9", STYLES)
     axes.figure.canvas.draw()
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert [dot.get_clip_on() for dot in dots] == [False, True]
     assert axes.get_ylim()[0] > -1e6 and axes.get_window_extent().height > 100
 
 
-def test_widths_are_means_over_seeds(scores, axes):
-    runs = scores.results.of("a", "crop", "0.9")
+def test_widths_are_means_over_seeds(results, axes):
+    runs = results.of("a", "crop", "0.9")
     assert layers(runs) == [("pi", 0), ("pi", 1), ("vf", 0)]
-    draw_widths(axes, scores, "a", ("pi", 1), STYLES)
+    draw_widths(axes, results, "a", ("pi", 1), STYLES)
     assert {bar.get_gid(): bar.get_width() for bar in axes.patches}[tag("crop", "0.9")] == 8.0
     assert [lines(axes, "crop", "0.9", seed)[0][0][0] for seed in range(3)] == [7.0, 8.0, 9.0]
     assert axes.get_title() == "actor, layer 2 (dense: 65)"
 
 
-def test_improvements_in_rows(scores, axes):
-    found = improvements(scores, ["a"], "0.9")
+def test_improvements_in_rows(results, axes):
+    found = improvements(results, ["a"], "0.9")
     assert rows_of(found)[0] == ("dense", "0") and ("random", "0.9") not in rows_of(found)
     draw_improvements(axes, found, "random", STYLES)
     ((x, y),) = lines(axes, "crop", "0.9")[-1]
@@ -118,9 +118,9 @@ def test_improvements_in_rows(scores, axes):
     assert [text.get_text() for text in axes.texts if text.get_gid() == tag("crop", "0.9")] == ["2–0–1"]
 
 
-def test_environments_together(scores):
+def test_environments_together(results):
     rows, profiles = panels(1, 2, (4, 3))[1][0]
-    found, _ = overall(scores, ["a"], "0.9")
+    found, _ = overall(results, ["a"], "0.9")
     draw_overall(rows, found, STYLES)
     assert lines(rows, "dense", "0")[-1] == [[pytest.approx(1.0), 0.0]]
     assert lines(rows, "crop", "0.9")[-1][0][0] == pytest.approx(0.7)  # (80 - 10) / (110 - 10)

@@ -90,9 +90,9 @@ def test_reports_read_a_folder_and_the_file_alike(tmp_path):
     for seed in range(3):
         write_result(folder, "task", "dense", "0", seed, float(seed))
         write_result(folder, "task", "crop", "0.9", seed, float(seed))
-    before, store = load_results(folder), Store(folder)
+    before, store = load_results(folder).runs, Store(folder)
     store.merge()
-    assert load_results(folder) == before == load_results(store.merged)
+    assert load_results(folder).runs.equals(before) and load_results(store.merged).runs.equals(before)
     write_result(folder, "task", "random", "0.9", 0, 1.0)
     assert load_results(store.merged).groups("task") == [("dense", "0"), ("crop", "0.9"), ("random", "0.9")]
 

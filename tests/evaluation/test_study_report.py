@@ -9,16 +9,15 @@ from rl_crop.evaluation.figures.compose import curve_picture, study_styles, task
 from rl_crop.evaluation.figures.inline import inline_svg
 from rl_crop.evaluation.figures.style import arm_styles, label, spread
 from rl_crop.evaluation.report_html import write_page
-from rl_crop.evaluation.results import Key
 from rl_crop.evaluation.study_report import study_sections, write_files
 from rl_crop.evaluation.tables import Table, arms_table, missing_table, runs_table
-from tests.evaluation.studies import make_scores
+from tests.evaluation.studies import Key, make_results
 
 AUTOMATIC = {"when": "lazy", "cut": 0.2}
 
 
 @pytest.fixture(scope="module")
-def scores():
+def results():
     """Two environments, one of them with holes; one arm has an odd name."""
     arms = {
         ("a", "dense", "0"): [90.0, 100.0, 110.0], ("a", "crop", "0.9"): [80.0, 85.0, 99.0],
@@ -27,7 +26,7 @@ def scores():
     }  # fmt: skip
     times = {"crop": AUTOMATIC, "early": {"when": 0.1, "cut": 0.1}, "random": AUTOMATIC}
     failures, missing = [Key("a", "crop", "0.9", 3)], [Key("b", "dense", "0", 1)]
-    return make_scores(arms, {"a": [0.0]}, failures, missing, times)
+    return make_results(arms, {"a": [0.0]}, failures, missing, times)
 
 
 class Page(HTMLParser):
@@ -48,11 +47,11 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def report(scores, tmp_path_factory):
+def report(results, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    sections = study_sections(scores)
+    sections = study_sections(results)
     write_files(sections, folder, "Study: a & b")
-    return write_page(scores, sections, folder / "report.html", "Study: a & b", "python x.py").parent
+    return write_page(results, sections, folder / "report.html", "Study: a & b", "python x.py").parent
 
 
 def test_the_page_needs_nothing_else(report):
@@ -78,7 +77,7 @@ def test_the_page_can_be_filtered_by_everything_that_it_shows(report):
         assert values <= boxes | {(name, "*"), ("sparsity", "0")}
 
 
-def test_files_of_the_report(report, scores):
+def test_files_of_the_report(report, results):
     pictures = sorted(path.name for path in (report / "pictures").iterdir())
     expected = {f"{task}_{kind}" for task in "ab" for kind in ("parameters", "costs", "widths", "curves")}
     assert expected <= {name.rsplit(".", 1)[0] for name in pictures}
@@ -95,7 +94,7 @@ def test_all_environments_stand_beside_those_that_tell_arms_apart():
     arms = {(task, "dense", "0"): [90.0, 100.0, 110.0] for task in "ab"}
     arms |= {("a", "random", "0.9"): [10.0, 20.0, 15.0], ("b", "random", "0.9"): [95.0, 105.0, 100.0]}
     arms |= {(task, "crop", "0.9"): [80.0, 90.0, 85.0] for task in "ab"}
-    section = study_sections(make_scores(arms, {"a": [0.0], "b": [0.0]}))[0]
+    section = study_sections(make_results(arms, {"a": [0.0], "b": [0.0]}))[0]
     apart, everywhere = (table for table in section.tables if table.title.startswith("Probability of improvement"))
     assert everywhere.title == "Probability of improvement in all environments"
     crop = [{row[0]: row for row in table.rows}["crop 90 %"] for table in (apart, everywhere)]
@@ -103,14 +102,14 @@ def test_all_environments_stand_beside_those_that_tell_arms_apart():
     assert [(row[2], row[3][:4], row[4]) for row in crop] == [("a", "1.00", "3–0–0"), ("a, b", "0.50", "3–0–3")]
 
 
-def test_tables_of_a_study_name_what_is_not_there(scores):
-    table = missing_table(scores)
+def test_tables_of_a_study_name_what_is_not_there(results):
+    table = missing_table(results)
     assert table.rows == [["a", "crop", "0.9", "3", "failed: it broke"], ["b", "dense", "0", "1", "not run yet"]]
     assert table.tags[0] == {"task": "a", "arm": "crop", "sparsity": "0.9", "seed": "3"}
 
 
-def test_table_of_arms(scores):
-    table = arms_table(scores, "a")
+def test_table_of_arms(results):
+    table = arms_table(results, "a")
     rows = {row[0]: dict(zip(table.columns, row)) for row in table.rows}
     assert list(rows) == ["dense", "crop 90 %", "early 90 %", "random 90 %"]  # the best first
     crop = rows["crop 90 %"]
@@ -118,7 +117,7 @@ def test_table_of_arms(scores):
     assert crop["IQM [95 %]"].startswith("82.5 [") and crop["non-inferior"] == "not shown (margin 0.95)"
     assert crop["widths"] == "pi 6–8, 7–9; vf 6–8" and crop["cut at"] == "20 %" and crop["parameters"] == "60–80"
     assert rows["dense"]["non-inferior"] == "–"
-    assert len(runs_table(scores, "a").rows) == 13
+    assert len(runs_table(results, "a").rows) == 13
 
 
 def test_tables_as_text():
@@ -127,33 +126,33 @@ def test_tables_as_text():
     assert table.to_csv() == 'a|b,n\nx,1234\n"y, z",–\n'
 
 
-def test_a_picture_in_a_page_keeps_its_cells(scores):
-    (picture,) = [picture for picture in task_pictures(scores, "a") if picture.name == "a_parameters"]
+def test_a_picture_in_a_page_keeps_its_cells(results):
+    (picture,) = [picture for picture in task_pictures(results, "a") if picture.name == "a_parameters"]
     text = inline_svg(picture)
     assert text.startswith("<svg ") and text.endswith("</svg>") and "cell|" not in text
     dots = re.findall(r'data-arm="crop" data-sparsity="0.9" data-seed="(.)"', text)
     assert set(dots) == {"0", "1", "2", "*"}
-    odd = curve_picture(scores, "b", [("a<b&c", "0.9")], "b_odd")
+    odd = curve_picture(results, "b", [("a<b&c", "0.9")], "b_odd")
     assert 'data-arm="a&lt;b&amp;c"' in inline_svg(odd)
 
 
 def test_pictures_that_would_show_nothing_are_not_made():
-    alone = make_scores({("a", "dense", "0"): [1.0, 2.0]})
+    alone = make_results({("a", "dense", "0"): [1.0, 2.0]})
     assert task_pictures(alone, "a") == []
     (section,) = (section for section in study_sections(alone) if section.task == "a")
     assert [picture.name for picture in section.pictures] == ["a_curves"]
 
 
-def test_pictures_can_be_made_again(scores, tmp_path):
-    first, second = (task_pictures(scores, "a")[0].save(tmp_path / name) for name in "12")
+def test_pictures_can_be_made_again(results, tmp_path):
+    first, second = (task_pictures(results, "a")[0].save(tmp_path / name) for name in "12")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def test_an_arm_has_one_style_everywhere_and_no_two_have_the_same(scores):
+def test_an_arm_has_one_style_everywhere_and_no_two_have_the_same(results):
     some, more = arm_styles(["dense", "span_crop"]), arm_styles(["a", "random", "dense", "span_crop", *"bcdefghijk"])
     assert all(more[arm] == style for arm, style in some.items())
     assert len(set(more.values())) == len(more)
-    assert next(iter(study_styles(scores))) == "dense"
+    assert next(iter(study_styles(results))) == "dense"
 
 
 def test_labels_and_places():

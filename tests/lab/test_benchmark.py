@@ -16,7 +16,7 @@ from lab.performance.machine import is_busy
 from lab.performance.table import Column, rows_table
 from lab.performance.timing import in_turns, median_ratio, repeat
 from rl_crop.core.errors import PruningError
-from tests.evaluation.studies import make_scores
+from tests.evaluation.studies import make_results
 from tests.lab.benchmarks import CPU, TINY
 
 
@@ -160,8 +160,8 @@ def test_the_exponent_of_a_power_law():
 
 def test_whole_runs_are_compared_by_seed():
     arms = {("sac_halfcheetah", "dense", "0"): [1.0, 3.0], ("sac_halfcheetah", "crop", "0.9"): [10.0, 20.0]}
-    results = make_scores(arms).results
-    halved = {key: replace(run, cpu_seconds=run.cpu_seconds / 2) for key, run in results.runs.items() if key.arm == "crop"}
-    rows = whole_runs.whole_runs(replace(results, runs={**results.runs, **halved}))
+    results = make_results(arms)
+    results.runs.loc[results.runs["arm"] == "crop", "cpu_seconds"] /= 2
+    rows = whole_runs.whole_runs(results)
     assert {row["arm"]: row["of_dense"] for row in rows} == {"dense": 1.0, "crop": 0.5}
-    assert rows[1]["return"] == pytest.approx(15.0) and rows[1]["runs"] == 2
+    assert rows[1]["score"] == pytest.approx(15.0) and rows[1]["runs"] == 2

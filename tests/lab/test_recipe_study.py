@@ -3,18 +3,20 @@
 import dataclasses
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 import rl_crop
 from lab import recipe_tables as script
-from lab.recipe_report.tables import REFUSED, Outcome, read_outcomes, recipe_tables
+from lab.recipe_report.tables import REFUSED, outcome, recipe_tables
 from lab.supervised.config import SupervisedConfig
 from rl_crop.core.errors import PruningError
 from rl_crop.evaluation.config import ConfigError
-from rl_crop.evaluation.results import Folder, Key, load_results
+from rl_crop.evaluation.results import CELL, Results, load_results
 from rl_crop.evaluation.store import Store, compute
 from rl_crop.evaluation.study import Cell, load_study
+from tests.evaluation.studies import without
 
 FRIEDMAN = {
     "class": "lab.supervised.task.SupervisedTask",
@@ -103,11 +105,11 @@ def test_every_kind_of_cell_has_what_the_tables_need(load, tmp_path):
     store = Store(tmp_path / "results")
     for cell in sorted(cells.values(), key=lambda cell: cell.widths_of is not None):
         store.record(cell, compute(cell, store.widths(cell)))
-    found = read_outcomes(store.folder, cells.values())
-    assert len(found.runs) == len(cells) == 10 and not found.failures and not found.missing
+    found = load_results(store.folder, cells.values(), outcome)
+    assert len(found.runs) == len(cells) == 10 and found.failures.empty and found.missing.empty
     n_runs = {"dense": 1, "small": 1, "efficient_convnets": 1, "imp": 5, "random_candidates": 1 + 8 / 10}
     for task in ("friedman", "cartpole"):
-        runs = {key.arm: run for key, run in found.runs.items() if key.task == task}
+        runs = {run.arm: run for run in found.runs[found.runs["task"] == task].itertuples()}
         dense, units, weights = runs["dense"], runs["efficient_convnets"], runs["imp"]
         assert units.flops < 0.6 * dense.flops and weights.flops == dense.flops  # masks save nothing
         assert max(units.n_params, weights.n_params) < 0.6 * dense.n_params
@@ -124,11 +126,17 @@ PRUNES = {"rigl": "weights", "dense": "–", "snap": "units"}
 
 def outcomes(scores, failures=(), missing=()):
     """:return: results with these scores by task, arm, sparsity and seed"""
-    runs = [
-        Outcome(Key(*key), score, "accuracy", 100, 2000, 7, PRUNES[key[1]], 480, 3.0, 0.5) for key, score in scores.items()
-    ]
-    keyed = [{Key(*key): text for key, text in dict(some).items()} for some in (failures, missing)]
-    return Folder({run.key: run for run in runs}, *keyed)
+    same = {
+        "metric": "accuracy",
+        "n_params": 100,
+        "flops": 2000,
+        "narrowest": 7,
+        "n_steps": 480,
+        "training": 3.0,
+        "pruning": 0.5,
+    }
+    runs = [dict(zip(CELL, key), score=score, prunes=PRUNES[key[1]], **same) for key, score in scores.items()]
+    return Results(pd.DataFrame(runs), *(without(dict(some)) for some in (failures, missing)))
 
 
 def test_the_best_is_on_top_and_the_refused_below_with_the_reason():

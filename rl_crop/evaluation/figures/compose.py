@@ -14,7 +14,7 @@ from rl_crop.evaluation.figures.overall import draw_overall, draw_profiles
 from rl_crop.evaluation.figures.style import ArmStyle, arm_styles, legend_of_arms, panels, percent, settings
 from rl_crop.evaluation.figures.tradeoffs import CPU_SECONDS, PARAMETERS, SECONDS, draw_tradeoff
 from rl_crop.evaluation.figures.widths import draw_widths, layers
-from rl_crop.evaluation.scores import Scores
+from rl_crop.evaluation.results import Results
 from rl_crop.files import write_atomically, write_text
 
 
@@ -59,38 +59,30 @@ class Picture:
             return self.draw()
 
 
-def study_styles(scores: Scores) -> dict[str, ArmStyle]:
-    """
-    :param scores: the study
-    :return: a style for each of its arms
-    """
-    return arm_styles(arm for task in scores.results.tasks for arm, _ in scores.results.groups(task))
+def study_styles(results: Results) -> dict[str, ArmStyle]:
+    """:return: a style for each arm of a study"""
+    return arm_styles(arm for task in results.tasks for arm, _ in results.groups(task))
 
 
-def task_pictures(scores: Scores, task: str) -> list[Picture]:
-    """
-    :param scores: the study
-    :param task: its name
-    :return: its figures, all but the learning curves; none where a single arm has nothing beside it
-    """
-    if len(scores.results.groups(task)) < 2:
+def task_pictures(results: Results, task: str) -> list[Picture]:
+    """:return: a task's figures, all but the learning curves; none where a single arm has nothing beside it"""
+    if len(results.groups(task)) < 2:
         return []
-    styles, cells = study_styles(scores), {"task": task}
-    shown = {arm: style for arm, style in styles.items() if arm in {arm for arm, _ in scores.results.groups(task)}}
+    styles, cells = study_styles(results), {"task": task}
+    shown = {arm: style for arm, style in styles.items() if arm in {arm for arm, _ in results.groups(task)}}
 
     def tradeoffs(*costs: Any) -> Any:
         figure, axes = panels(1, len(costs), (6.4 if len(costs) == 1 else 5.0, 4.0))
         for ax, cost in zip(axes.flat, costs):
-            draw_tradeoff(ax, scores, task, styles, cost)
+            draw_tradeoff(ax, results, task, styles, cost)
         return _finish(figure, task, shown)
 
     def widths() -> Any:
-        runs = [run for group in scores.results.groups(task) for run in scores.results.of(task, *group)]
-        found = layers(runs)
-        n_rows = len(scores.results.groups(task))
+        found = layers(results.runs[results.runs["task"] == task])
+        n_rows = len(results.groups(task))
         figure, axes = panels(1, max(1, len(found)), (3.0, 1.0 + 0.27 * n_rows), sharey=True)
         for ax, layer in zip(axes.flat, found):
-            draw_widths(ax, scores, task, layer, styles)
+            draw_widths(ax, results, task, layer, styles)
         return _finish(figure, task, {})
 
     return [
@@ -101,30 +93,30 @@ def task_pictures(scores: Scores, task: str) -> list[Picture]:
             Picture(
                 f"{task}_improvement_{sparsity}",
                 f"Probability of improvement at {percent(sparsity)}",
-                lambda s=sparsity: _improvements(scores, [task], s, styles, task),  # type: ignore[misc]
+                lambda s=sparsity: _improvements(results, [task], s, styles, task),  # type: ignore[misc]
                 cells | {"sparsity": sparsity},
             )
-            for sparsity in sparsities(scores, task)
+            for sparsity in sparsities(results, task)
         ),
     ]
 
 
-def curve_picture(scores: Scores, task: str, groups: list[tuple[str, str]], name: str) -> Picture:
+def curve_picture(results: Results, task: str, groups: list[tuple[str, str]], name: str) -> Picture:
     """
-    :param scores: the study
+    :param results: the study
     :param task: its name
     :param groups: the arms and sparsities to show, a panel each
     :param name: of the picture's files
     :return: their learning curves
     """
-    styles = study_styles(scores)
+    styles = study_styles(results)
 
     def draw() -> Any:
         n_cols = min(4, len(groups))
         n_rows = -(-len(groups) // n_cols)
         figure, axes = panels(n_rows, n_cols, (3.1, 2.4), sharex=True, sharey=True)
         for ax, group in zip(axes.flat, groups):
-            draw_curves(ax, scores, task, *group, styles)
+            draw_curves(ax, results, task, *group, styles)
         for ax in axes.flat[len(groups) :]:
             ax.set_visible(False)
         for ax in axes[-2, len(groups) % n_cols or n_cols :] if n_rows > 1 else []:
@@ -142,15 +134,15 @@ def curve_picture(scores: Scores, task: str, groups: list[tuple[str, str]], name
     )
 
 
-def overall_pictures(scores: Scores, tasks: list[str], sparsity: str, found: list[Overall]) -> list[Picture]:
+def overall_pictures(results: Results, tasks: list[str], sparsity: str, found: list[Overall]) -> list[Picture]:
     """
-    :param scores: the study
+    :param results: the study
     :param tasks: the environments that tell the arms apart
     :param sparsity: the sparsity
     :param found: the arms over these environments
     :return: the figures of all of them together
     """
-    styles, cells = study_styles(scores), {"sparsity": sparsity}
+    styles, cells = study_styles(results), {"sparsity": sparsity}
 
     def together() -> Any:
         figure, axes = panels(1, 2, (5.2, 3.8))
@@ -164,14 +156,14 @@ def overall_pictures(scores: Scores, tasks: list[str], sparsity: str, found: lis
         Picture(
             f"overall_improvement_{sparsity}",
             f"Probability of improvement at {percent(sparsity)}, mean of the environments",
-            lambda: _improvements(scores, tasks, sparsity, styles, ""),
+            lambda: _improvements(results, tasks, sparsity, styles, ""),
             cells,
         ),
     ]
 
 
-def _improvements(scores: Scores, tasks: list[str], sparsity: str, styles: dict[str, ArmStyle], title: str) -> Any:
-    found = improvements(scores, tasks, sparsity)
+def _improvements(results: Results, tasks: list[str], sparsity: str, styles: dict[str, ArmStyle], title: str) -> Any:
+    found = improvements(results, tasks, sparsity)
     rivals = list(dict.fromkeys(one.rival for one in found)) or [SMALL]
     figure, axes = panels(1, len(rivals), (3.9, 1.3 + 0.27 * len(rows_of(found))), sharey=True)
     for ax, rival in zip(axes.flat, rivals):

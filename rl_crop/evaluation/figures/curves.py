@@ -6,16 +6,15 @@ from typing import Any
 import numpy as np
 
 from rl_crop.evaluation.figures.style import ArmStyle, label, tag
-from rl_crop.evaluation.results import Run
-from rl_crop.evaluation.scores import DENSE, Scores
+from rl_crop.evaluation.results import DENSE, Results, pd
 
 
-def draw_curves(axes: Any, scores: Scores, task: str, arm: str, sparsity: str, styles: Mapping[str, ArmStyle]) -> None:
+def draw_curves(axes: Any, results: Results, task: str, arm: str, sparsity: str, styles: Mapping[str, ArmStyle]) -> None:
     """
     Draw every seed as a thin line and their mean as a thick one, beside the mean of the dense arm.
 
     :param axes: where
-    :param scores: the study
+    :param results: the study
     :param task: its name
     :param arm: the arm's name
     :param sparsity: its sparsity
@@ -23,36 +22,36 @@ def draw_curves(axes: Any, scores: Scores, task: str, arm: str, sparsity: str, s
     """
     from matplotlib.ticker import EngFormatter
 
-    runs, color = scores.results.of(task, arm, sparsity), styles[arm].color
-    dense = scores.results.of(task, DENSE, "0")
-    if dense and arm != DENSE:
+    runs, color = results.of(task, arm, sparsity), styles[arm].color
+    dense = results.of(task, DENSE, "0")
+    if not dense.empty and arm != DENSE:
         axes.plot(*_mean(dense), color=styles[DENSE].color, linewidth=1, linestyle=":", label="dense, mean")
-    low, high = _limits(scores, task)
-    for run in runs:
-        gid, outside = tag(arm, sparsity, run.key.seed), not low <= run.score <= high
+    low, high = _limits(results, task)
+    for run in runs.itertuples():
+        gid, outside = tag(arm, sparsity, run.seed), not low <= run.score <= high
         axes.plot(run.timesteps, run.returns, color=color, linewidth=0.8, alpha=0.45, gid=gid)
         # On the edge of the axes, so that clipping would halve it; but far below them it would press all panels together.
         axes.plot([run.n_timesteps], [run.score], "o", color=color, markersize=3.5, clip_on=outside, gid=gid, zorder=4)
         for share in run.cuts:
             axes.axvline(share * run.n_timesteps, color="#C04000", linestyle=(0, (4, 2)), linewidth=0.8, alpha=0.8, gid=gid)
-    if runs:
+    if not runs.empty:
         axes.plot(*_mean(runs), color=color, linewidth=2.2, gid=tag(arm, sparsity))
-        axes.set_xlim(0, max(run.n_timesteps for run in runs))
+        axes.set_xlim(0, runs["n_timesteps"].max())
         axes.set_ylim(low, high)
     axes.set_title(f"{label(arm, sparsity)} ({len(runs)} {'seed' if len(runs) == 1 else 'seeds'})")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _limits(scores: Scores, task: str) -> tuple[float, float]:
+def _limits(results: Results, task: str) -> tuple[float, float]:
     # The same for every arm of a task. One collapsed evaluation must not flatten all curves.
-    runs = [run for key, run in scores.results.runs.items() if key.task == task]
-    values = np.concatenate([[*run.returns, run.score] for run in runs])
+    runs = results.runs[results.runs["task"] == task]
+    values = np.concatenate([*runs["returns"], runs["score"]])
     low, high = np.quantile(values, 0.02), values.max()
     margin = 0.05 * (high - low) or 1.0
     return float(low - margin), float(high + margin)
 
 
-def _mean(runs: list[Run]) -> tuple[tuple[int, ...], Any]:
+def _mean(runs: "pd.DataFrame") -> tuple[tuple[int, ...], Any]:
     # Evaluations of one task come at the same steps in every run; a run of another length would not be comparable there.
-    steps = max((run.timesteps for run in runs), key=len)
-    return steps, np.mean([run.returns for run in runs if run.timesteps == steps], axis=0)
+    steps = max(runs["timesteps"], key=len)
+    return steps, np.mean([returns for times, returns in zip(runs["timesteps"], runs["returns"]) if times == steps], axis=0)

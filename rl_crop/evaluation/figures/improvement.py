@@ -5,7 +5,7 @@ from typing import Any
 
 from rl_crop.evaluation.aggregate import Improvement
 from rl_crop.evaluation.figures.style import ArmStyle, error_bar, name_rows, tag
-from rl_crop.evaluation.scores import DENSE
+from rl_crop.evaluation.results import DENSE
 
 
 def rows_of(found: Sequence[Improvement]) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Return against what it costs: remaining parameters, wall-clock, processor time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +8,7 @@ import numpy as np
 
 from rl_crop.evaluation.aggregate import ArmSummary, summaries
 from rl_crop.evaluation.figures.style import SMALL_TEXT, ArmStyle, error_bar, leave_collapsed_runs_below, percent, spread, tag
-from rl_crop.evaluation.results import Run
-from rl_crop.evaluation.scores import DENSE, Scores
+from rl_crop.evaluation.results import DENSE, Results
 from rl_crop.evaluation.text import extent
 
 
@@ -19,37 +18,37 @@ class Cost:
     What stands on the horizontal axis.
 
     :param label: of the axis
-    :param of: reads it off a run
+    :param column: of the runs
     :param beside: whether arms of one sparsity have the same cost, so that they must be drawn side by side
     """
 
     label: str
-    of: Callable[[Run], float]
+    column: str
     beside: bool = False
 
 
 PARAMETERS = Cost(
-    "remaining parameters (arms of one sparsity stand side by side in the shaded place)", lambda run: run.n_params, beside=True
+    "remaining parameters (arms of one sparsity stand side by side in the shaded place)", "n_params", beside=True
 )
-SECONDS = Cost("wall-clock of training with cuts, seconds", lambda run: run.seconds)
-CPU_SECONDS = Cost("processor time of training with cuts, seconds", lambda run: run.cpu_seconds)
+SECONDS = Cost("wall-clock of training with cuts, seconds", "seconds")
+CPU_SECONDS = Cost("processor time of training with cuts, seconds", "cpu_seconds")
 # Arms of one sparsity stand this far apart on a logarithmic axis, in decades, and all of them within the second, or within
 # what the nearest other sparsity leaves.
 _STEP, _WIDTH = 0.06, 0.34
 
 
-def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, ArmStyle], cost: Cost) -> None:
+def draw_tradeoff(axes: Any, results: Results, task: str, styles: Mapping[str, ArmStyle], cost: Cost) -> None:
     """
     Draw every seed as a small dot, and every arm's interquartile mean with its 95 % interval at its mean cost. Collapsed runs
     that would take more than half of the axis lie below it, and are counted there.
 
     :param axes: where
-    :param scores: the study
+    :param results: the study
     :param task: its name
     :param styles: of every arm
     :param cost: what stands on the horizontal axis
     """
-    found = [summary for summary in summaries(scores, task) if summary.runs]
+    found = [summary for summary in summaries(results, task) if not summary.runs.empty]
     axes.set_xlabel(cost.label)
     axes.set_ylabel("return of the final policy")
     if cost.beside:
@@ -61,16 +60,16 @@ def draw_tradeoff(axes: Any, scores: Scores, task: str, styles: Mapping[str, Arm
         style = styles[summary.arm]
         beside = [other.arm for other in found if other.sparsity == summary.sparsity]
         shift = 10 ** spread(beside.index(summary.arm), len(beside), _width(len(beside), room)) if cost.beside else 1.0
-        for run in summary.runs:
-            x = cost.of(run) * shift
-            axes.plot([x], [run.score], "o", color=style.color, markersize=3.5, alpha=0.4, markeredgewidth=0,
-                      gid=tag(summary.arm, summary.sparsity, run.key.seed))  # fmt: skip
-        x = float(np.mean([cost.of(run) for run in summary.runs])) * shift
+        costs = summary.runs[cost.column]
+        for seed, x, score in zip(summary.runs["seed"], costs * shift, summary.runs["score"]):
+            axes.plot([x], [score], "o", color=style.color, markersize=3.5, alpha=0.4, markeredgewidth=0,
+                      gid=tag(summary.arm, summary.sparsity, seed))  # fmt: skip
+        x = float(np.mean(costs)) * shift
         error_bar(axes, x, summary.iqm, summary.interval, style, tag(summary.arm, summary.sparsity))
         places.setdefault(summary.arm, []).append((x, summary.iqm))
         if summary.arm == DENSE:
             axes.axhline(summary.iqm, color=style.color, linewidth=0.8, linestyle=":", gid=tag(DENSE, "0"))
-    returns = [run.score for summary in found for run in summary.runs]
+    returns = [score for summary in found for score in summary.runs["score"]]
     leave_collapsed_runs_below(axes, returns, [summary.iqm for summary in found])
     for arm, points in places.items():
         if len(points) > 1:
@@ -85,7 +84,7 @@ def _by_sparsity(found: list[ArmSummary], cost: Cost) -> dict[str, list[float]]:
     groups: dict[str, list[float]] = {}
     for summary in found:
         if summary.arm != DENSE:
-            groups.setdefault(summary.sparsity, []).extend(cost.of(run) for run in summary.runs)
+            groups.setdefault(summary.sparsity, []).extend(summary.runs[cost.column])
     return groups
 
 

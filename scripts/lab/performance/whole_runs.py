@@ -1,6 +1,5 @@
 """Whole runs, as a study recorded them: return and time of every arm beside the dense agents of the same seeds."""
 
-from statistics import fmean, median
 from typing import Any
 
 from lab.performance.table import Column
@@ -15,22 +14,15 @@ def whole_runs(results: Results) -> list[dict[str, Any]]:
     :return: by task, arm and sparsity: runs, their mean return, median seconds of training with scoring and cutting, in
         wall-clock and in processor time, and the median share of the dense agent's processor time at the same seed
     """
-    rows = []
-    for task in TASKS:
-        dense = {run.key.seed: run for arm, s in results.groups(task) if arm == "dense" for run in results.of(task, arm, s)}
-        for arm, sparsity in results.groups(task):
-            runs = results.of(task, arm, sparsity)
-            if not runs:
-                continue
-            shares = [run.cpu_seconds / dense[run.key.seed].cpu_seconds for run in runs if run.key.seed in dense]
-            rows.append(
-                {
-                    "task": task, "arm": arm, "sparsity": sparsity, "runs": len(runs),
-                    "return": fmean(run.score for run in runs), "seconds": median(run.seconds for run in runs),
-                    "cpu_seconds": median(run.cpu_seconds for run in runs), "of_dense": median(shares) if shares else None,
-                }
-            )  # fmt: skip
-    return rows
+    runs = results.runs[results.runs["task"].isin(TASKS)]
+    dense = runs.loc[runs["arm"] == "dense", ["task", "seed", "cpu_seconds"]]
+    beside = runs.merge(dense, how="left", on=["task", "seed"], suffixes=("", "_of_dense"))
+    beside["of_dense"] = beside["cpu_seconds"] / beside["cpu_seconds_of_dense"]
+    rows = beside.groupby(["task", "sparsity", "arm"], as_index=False).agg(
+        runs=("seed", "size"), score=("score", "mean"), seconds=("seconds", "median"), cpu_seconds=("cpu_seconds", "median"),
+        of_dense=("of_dense", "median"),
+    ).astype({"of_dense": object})  # fmt: skip
+    return list(rows.where(rows.notna(), None).to_dict("records"))
 
 
 COLUMNS = (
@@ -38,7 +30,7 @@ COLUMNS = (
     Column("arm", "arm"),
     Column("sparsity", "sparsity"),
     Column("runs", "runs"),
-    Column("return", "return", ".0f"),
+    Column("return", "score", ".0f"),
     Column("seconds", "seconds", ".0f"),
     Column("processor seconds", "cpu_seconds", ".0f"),
     Column("of dense", "of_dense", ".2f"),

@@ -1,16 +1,12 @@
 """What every recipe, or other arm, reaches and costs, task by task and sparsity by sparsity: tables of a study."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
 from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.evaluation.figures.style import percent
-from rl_crop.evaluation.results import Folder, Key, read_folder
-from rl_crop.evaluation.scores import DENSE
-from rl_crop.evaluation.study import Cell
+from rl_crop.evaluation.results import DENSE, Results, pd, pick
 from rl_crop.evaluation.tables import NOTHING, Table
 from rl_crop.evaluation.text import extent, number
 
@@ -32,53 +28,28 @@ NOTES = (
 )
 
 
-@dataclass(frozen=True)
-class Outcome:
+def outcome(result: Mapping[str, Any]) -> dict[str, Any]:
     """
     What is used of one result.
 
-    :param key: its cell
-    :param score: the measure at the end
-    :param metric: what it measures
-    :param n_params: parameters that are there and not masked
-    :param flops: for one observation
-    :param narrowest: units of the smallest hidden layer; ``None`` without one
-    :param prunes: ``"units"``, ``"weights"``, or a dash where nothing is pruned
-    :param n_steps: how long was trained, in optimizer steps or environment steps
-    :param training: processor seconds of it
-    :param pruning: processor seconds of all that the recipe did beside
+    :param result: as it was recorded
+    :return: ``score``, the measure at the end, and its ``metric``; ``n_params`` that are there and not masked; ``flops`` for
+        one observation; ``narrowest``, the units of the smallest hidden layer, ``None`` without one; ``prunes``, ``"units"``,
+        ``"weights"``, or a dash where nothing is pruned; ``n_steps``, how long was trained, in optimizer steps or environment
+        steps; processor seconds of ``training`` and of ``pruning``, which is all that the recipe did beside
     """
-
-    key: Key
-    score: float
-    metric: str
-    n_params: int
-    flops: int
-    narrowest: int | None
-    prunes: str
-    n_steps: int
-    training: float
-    pruning: float
-
-
-def read_outcomes(folder: str | Path, cells: Iterable[Cell] | None = None) -> Folder[Outcome]:
-    """
-    :param folder: one JSON file a cell, as ``scripts/sweep.py`` writes it
-    :param cells: the cells of the study
-    :return: the results, and what failed or is missing
-    :raises PruningError: there are none
-    """
-    return read_folder(folder, cells, _outcome)
-
-
-def _outcome(key: Key, result: Mapping[str, Any]) -> Outcome:
     seconds = result["seconds"]
-    return Outcome(
-        key, result["final"]["mean"], result.get("metric", "return"), result["n_params_left"], result["flops"],
-        _narrowest(result["widths"]), _prunes(result["config"]["pruning"]),
-        result["n_timesteps_trained"] if "env" in result else result["n_steps"],
-        seconds["learn_cpu"] - seconds["prune_cpu"], seconds["prune_cpu"],
-    )  # fmt: skip
+    return {
+        "score": result["final"]["mean"],
+        "metric": result.get("metric", "return"),
+        "n_params": result["n_params_left"],
+        "flops": result["flops"],
+        "narrowest": _narrowest(result["widths"]),
+        "prunes": _prunes(result["config"]["pruning"]),
+        "n_steps": result["n_timesteps_trained"] if "env" in result else result["n_steps"],
+        "training": seconds["learn_cpu"] - seconds["prune_cpu"],
+        "pruning": seconds["prune_cpu"],
+    }
 
 
 def _narrowest(widths: Mapping[str, Any]) -> int | None:
@@ -94,24 +65,23 @@ def _prunes(pruning: Mapping[str, Any] | None) -> str:
     return "units" if pruning.get("structured", recipe is None or recipe.structured) else "weights"
 
 
-def recipe_tables(found: Folder[Outcome]) -> list[Table]:
+def recipe_tables(found: Results) -> list[Table]:
     """
-    :param found: the results
+    :param found: the results, of :func:`outcome`
     :return: a table for each task and sparsity, the best on top, what was refused at the bottom
     """
     tables = []
     for task in found.tasks:
-        keys = [key for key in (*found.runs, *found.failures, *found.missing) if key.task == task]
-        for sparsity in sorted({key.sparsity for key in keys if key.sparsity != "0"}):
-            arms = dict.fromkeys(key.arm for key in keys if key.sparsity in ("0", sparsity))
-            tables.append(_table(found, task, sparsity, list(arms)))
+        keys = found.keys[found.keys["task"] == task]
+        for sparsity in sorted(set(keys["sparsity"]) - {"0"}):
+            arms = keys.loc[keys["sparsity"].isin(("0", sparsity)), "arm"].unique()
+            tables.append(_table(found, task, sparsity, sorted(arms)))
     return tables
 
 
-def _table(found: Folder[Outcome], task: str, sparsity: str, arms: Sequence[str]) -> Table:
-    dense = {run.key.seed: run for run in found.of(task, DENSE, "0")}
-    steps = fmean(run.n_steps for run in dense.values()) if dense else None
-    metric = next(run.metric for key, run in found.runs.items() if key.task == task)
+def _table(found: Results, task: str, sparsity: str, arms: list[str]) -> Table:
+    dense = found.of(task, DENSE, "0").set_index("seed")
+    metric = found.runs.loc[found.runs["task"] == task, "metric"].iloc[0]
     columns = (
         "recipe", "prunes", metric, "seeds", "lowest–highest", "to dense", "parameters", "FLOPs", "narrowest layer",
         "training, × dense", "training, CPU s", "pruning, CPU s", "what went wrong",
@@ -119,53 +89,45 @@ def _table(found: Folder[Outcome], task: str, sparsity: str, arms: Sequence[str]
     ranked = []
     for arm in arms:
         level = "0" if arm == DENSE else sparsity
-        runs = found.of(task, arm, level)
-        rest = [prunes(arm, runs), *_measures(runs, dense), *_costs(runs, steps), wrong(found, task, arm, level)]
-        ranked.append((-mean(runs, lambda run: run.score) if runs else float("inf"), [arm, *rest]))
+        runs = found.of(task, arm, level).set_index("seed")
+        row = [arm, prunes(arm, runs), *_measures(runs, dense), *_costs(runs, dense), wrong(found, task, arm, level)]
+        ranked.append((float("inf") if runs.empty else -fmean(runs["score"]), row))
     rows = [row for _, row in sorted(ranked, key=lambda one: one[0])]
     tags = [{"task": task, "arm": row[0], "sparsity": sparsity} for row in rows]
     return Table(f"{task}, {percent(sparsity)}", columns, rows, tags)
 
 
-def _measures(runs: Sequence[Outcome], dense: Mapping[int, Outcome]) -> list[str]:
-    if not runs:
+def _measures(runs: "pd.DataFrame", dense: "pd.DataFrame") -> list[str]:
+    scores = runs["score"]
+    if scores.empty:
         return [NOTHING, "0", NOTHING, NOTHING]
-    scores = [run.score for run in runs]
-    differences = [run.score - dense[run.key.seed].score for run in runs if run.key.seed in dense]
+    differences = (scores - dense["score"]).dropna()  # of the seeds that both have
     return [
-        measure(fmean(scores)), str(len(runs)), f"{measure(min(scores))}–{measure(max(scores))}",
-        measure(fmean(differences), sign="+") if differences else NOTHING,
+        measure(fmean(scores)), str(len(scores)), f"{measure(scores.min())}–{measure(scores.max())}",
+        NOTHING if differences.empty else measure(fmean(differences), sign="+"),
     ]  # fmt: skip
 
 
-def _costs(runs: Sequence[Outcome], steps: float | None) -> list[str]:
-    if not runs:
+def _costs(runs: "pd.DataFrame", dense: "pd.DataFrame") -> list[str]:
+    if runs.empty:
         return [NOTHING] * 6
-    narrowest = [run.narrowest for run in runs if run.narrowest is not None]
+    narrowest = runs["narrowest"].dropna().astype(int)
     return [
-        extent([run.n_params for run in runs]), extent([run.flops for run in runs]),
-        extent(narrowest) if narrowest else NOTHING,
-        NOTHING if steps is None else f"{mean(runs, lambda run: run.n_steps) / steps:.2f}",
-        number(mean(runs, lambda run: run.training)), number(mean(runs, lambda run: run.pruning)),
+        extent(runs["n_params"]), extent(runs["flops"]), NOTHING if narrowest.empty else extent(narrowest),
+        NOTHING if dense.empty else f"{fmean(runs['n_steps']) / fmean(dense['n_steps']):.2f}",
+        number(fmean(runs["training"])), number(fmean(runs["pruning"])),
     ]  # fmt: skip
 
 
-def prunes(arm: str, runs: Sequence[Outcome]) -> str:
+def prunes(arm: str, runs: "pd.DataFrame") -> str:
     """
     :param arm: the arm's name
     :param runs: its results
     :return: what it prunes; of a recipe, also where it has no result
     """
-    return runs[0].prunes if runs else _prunes({"recipe": arm}) if arm in RECIPES else NOTHING
-
-
-def mean(runs: Sequence[Outcome], value: Callable[[Outcome], float]) -> float:
-    """
-    :param runs: one or more
-    :param value: read off each
-    :return: their mean
-    """
-    return fmean(value(run) for run in runs)
+    if not runs.empty:
+        return str(runs["prunes"].iloc[0])
+    return _prunes({"recipe": arm}) if arm in RECIPES else NOTHING
 
 
 def measure(value: float, sign: str = "-") -> str:
@@ -177,17 +139,12 @@ def measure(value: float, sign: str = "-") -> str:
     return f"{value:{sign}.{4 if abs(value) < 2 else 1}f}"
 
 
-def wrong(found: Folder[Outcome], task: str, arm: str, sparsity: str) -> str:
-    """
-    :param found: the results
-    :param task: its name
-    :param arm: the arm's name
-    :param sparsity: its sparsity
-    :return: why cells have no result: refusals, failures and cells that have not been run
-    """
-    reasons: dict[str, list[int]] = {}
-    for key, error in (*found.failures.items(), *found.missing.items()):
-        if key[:3] == (task, arm, sparsity):
-            text = f"refused: {error.removeprefix(REFUSED)}" if error.startswith(REFUSED) else error
-            reasons.setdefault(text if key in found.missing or text != error else f"failed: {error}", []).append(key.seed)
-    return "; ".join(f"{reason} (seed {', '.join(map(str, sorted(seeds)))})" for reason, seeds in reasons.items())
+def wrong(found: Results, task: str, arm: str, sparsity: str) -> str:
+    """:return: why cells of an arm of a task at a sparsity have no result: refused, failed, or not run"""
+    failed = pick(found.failures, task, arm, sparsity)
+    said = failed["why"].map(
+        lambda why: f"refused: {why.removeprefix(REFUSED)}" if why.startswith(REFUSED) else f"failed: {why}"
+    )
+    cells = pd.concat([failed.assign(why=said), pick(found.missing, task, arm, sparsity)])
+    seeds = cells.groupby("why", sort=False)["seed"].agg(lambda values: ", ".join(map(str, sorted(values))))
+    return "; ".join(f"{why} (seed {of_why})" for why, of_why in seeds.items())
