@@ -91,6 +91,7 @@ class Subject:
     :param trained: the copy that is scored.
     :param mirrors: copies cut at the same indices, each compensated on its own activations.
     :param has_observations: whether the runs are made on real observations, or only on inputs of the right shape.
+    :param apart: whether a run can be on some of the observations; else every run is on all, which then count as one.
     :param pinned: further functions whose outputs keep their size, by reason.
     :param training: further functions that training runs; these and the trained copy's are looked at in training mode too.
     :param strangers: modules and tensors beside the model that may read what it computes, by what to call them; see
@@ -107,6 +108,8 @@ class Subject:
     :param contrasts: whether only differences between the outputs of a row decide anything (logits, values of actions), so
         that these are compared too where a size is to be found.
     :param optimizers: whose state is cut along.
+    :param uses: what training does with the trained copy, a function for each batch: the loss itself, or the network run on
+        it. Looked at in both modes; what ran before a cut must run after it.
     :param before_cut: called before a cut that is compensated; what it returns is called with the transaction once all layers
         are refitted, and restores what is no layer's output.
     :param after_cut: called with the transaction once everything has its new shape; returns notes for the report.
@@ -119,6 +122,7 @@ class Subject:
     trained: Copy
     mirrors: tuple[Copy, ...] = ()
     has_observations: bool = True
+    apart: bool = True
     pinned: Mapping[str, Run] = field(default_factory=dict)
     training: tuple[Run, ...] = ()
     strangers: Mapping[str, Mapping[str, th.Tensor]] | None = None
@@ -132,6 +136,7 @@ class Subject:
     one_vector: bool = False
     contrasts: bool = False
     optimizers: tuple[th.optim.Optimizer, ...] = ()
+    uses: tuple[Callable[[], Any], ...] = ()
     before_cut: Callable[[], Callable[[Transaction], None]] = field(default=lambda: lambda transaction: None)
     after_cut: Callable[[Transaction], Sequence[str]] = field(default=lambda transaction: ())
     notes: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch as th
@@ -11,7 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from rl_crop.core.errors import PruningError, explained
 from rl_crop.core.given import check_callable, listed, listed_batches
 from rl_crop.core.graph.groups import named_tensors
-from rl_crop.core.inputs import given_inputs, recorded_inputs
+from rl_crop.core.inputs import given_inputs, input_of, recorded_inputs
 from rl_crop.core.masking.plan import make_mask_plan
 from rl_crop.core.model import Copy, Network, Subject
 from rl_crop.core.pruning.original import Event, share_of_now
@@ -37,6 +38,7 @@ def plan_pruning(
     sparsity: Target | None = None,
     *,
     example_inputs: Any = None,
+    batch_axis: Any = None,
     optimizers: Sequence[th.optim.Optimizer] = (),
     mirrors: Sequence[nn.Module] = (),
     of: str = "current",
@@ -53,6 +55,10 @@ def plan_pruning(
     :param sparsity: share of the prunable parameters to remove, in [0, 1); ``"auto"`` (the default, where no ``max_params`` or
         ``max_flops`` is given) finds the smallest widths at which the repaired network computes the same.
     :param example_inputs: inputs of the model (a tensor, or a tuple of arguments); by default those that ``loss`` passes.
+    :param batch_axis: the axis of the inputs along which observations lie: a number; one, or ``None``, for each argument (a
+        tuple, or a dictionary by keyword); ``"whole"`` for inputs that cannot be taken apart (a graph), which count as one
+        observation; or a function of (the model's argument, or the tuple of them; positions) that returns these observations,
+        and how many there are where positions is ``None``. By default it is found by trying.
     :param optimizers: whose state is cut along when the plan is applied. Masks hold through their steps; without any, before
         every call of the module.
     :param mirrors: modules of the same structure (an averaged copy, a target) cut at the same indices.
@@ -66,7 +72,9 @@ def plan_pruning(
     chosen, batches = _settings(settings), listed_batches(batches)
     sparsity = _of_now(sparsity, of, history, settings)
     with explained("Pruning could not be planned"):
-        subject = module_subject(model, loss, batches, example_inputs=example_inputs, optimizers=optimizers, mirrors=mirrors)
+        subject = module_subject(
+            model, loss, batches, example_inputs=example_inputs, batch_axis=batch_axis, optimizers=optimizers, mirrors=mirrors
+        )
         if not subject.has_observations and batches and chosen.compensation != "none":
             raise PruningError(NOT_CALLED)
         return (make_plan if chosen.structured else make_mask_plan)(subject, sparsity, chosen)
@@ -78,6 +86,7 @@ def module_subject(
     batches: Sequence[Any],
     *,
     example_inputs: Any = None,
+    batch_axis: Any = None,
     optimizers: Sequence[th.optim.Optimizer] = (),
     mirrors: Sequence[nn.Module] = (),
 ) -> Subject:
@@ -95,10 +104,10 @@ def module_subject(
     tensors = named_tensors(model)
     if any(not _same_structure(model, mirror) for mirror in mirrors):
         raise PruningError("A mirror must have the same parameters, by name and shape, as the model.")
-    inputs = recorded_inputs(model, loss, batches)
+    inputs = recorded_inputs(model, loss, batches, batch_axis)
     has_observations = inputs is not None
     if inputs is None:
-        inputs = None if example_inputs is None else given_inputs(example_inputs)
+        inputs = None if example_inputs is None else given_inputs(model, example_inputs, batch_axis)
     if inputs is None:
         raise PruningError(NOT_CALLED)
     network = Network(
@@ -114,6 +123,8 @@ def module_subject(
         trained=Copy(tensors, [inputs.run_of(model)], (model,)),
         mirrors=tuple(copies),
         has_observations=has_observations,
+        apart=inputs.apart,
+        uses=tuple(partial(_used, loss, model, batch) for batch in batches),
         optimizers=tuple(optimizers),
     )
 
@@ -156,6 +167,10 @@ def _of_now(sparsity: Any, of: str, history: Sequence[Event] | None, settings: d
 def _settings(keywords: dict[str, Any]) -> Settings:
     Settings.check_names(keywords)
     return Settings(**keywords)
+
+
+def _used(loss: ModelLoss | None, model: nn.Module, batch: Any) -> Any:
+    return loss(model, batch) if loss is not None else model(input_of(batch))
 
 
 def _checked(model: Any) -> nn.Module:

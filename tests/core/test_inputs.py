@@ -71,9 +71,9 @@ def test_what_is_not_known_is_not_guessed(data):
 
 def test_given_inputs():
     x = th.randn(4, 3)
-    assert given_inputs(x).rows[0].shape == (4, 3) and given_inputs("x") is None
-    assert len(given_inputs((x, x[:, :1])).rows) == 2
-    (args, _) = given_inputs({"x": x}).run_of(echo())(1)
+    assert given_inputs(mlp(), x).rows[0].shape == (4, 3) and given_inputs(mlp(), "x") is None
+    assert len(given_inputs(echo(), (x, x[:, :1])).rows) == 2
+    (args, _) = given_inputs(echo(), {"x": x}).run_of(echo())(1)
     assert args[0]["x"].shape == (1, 3)
 
 

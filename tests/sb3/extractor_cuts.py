@@ -3,7 +3,8 @@
 import numpy as np
 import torch as th
 
-from rl_crop.core.graph.groups import find_units, named_tensors
+from rl_crop.core.graph.finding import find_units
+from rl_crop.core.graph.groups import named_tensors
 from rl_crop.core.pruning.optimizer_state import cut_optimizers
 from rl_crop.core.pruning.surgery import Transaction, cut, update_sizes
 from rl_crop.sb3.adapters import describe

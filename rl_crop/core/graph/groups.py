@@ -2,25 +2,16 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch as th
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from rl_crop.core.errors import PruningError
-from rl_crop.core.graph.attention import known_attention
-from rl_crop.core.graph.propagation import propagate
-from rl_crop.core.graph.recurrence import own_states
-from rl_crop.core.graph.tracer import LabelTracer, no_grad_trace
-from rl_crop.core.graph.unmet import pin_unmet
-from rl_crop.core.rng import eval_mode, isolated_rng, undisturbed
+from rl_crop.core.graph.tracer import LabelTracer
 
-OUTPUT = "its outputs are the network's outputs"
-TRAINING = "meets a layer that is run in training only, which could not be repaired"
 UNREACHED = "was not used in the forward pass that was looked at"
 
 
@@ -100,6 +91,16 @@ class DependencyGraph:
         """Floating-point operations of linear, convolution and recurrent layers for one observation, also where masked."""
         return round(sum(2 * count * math.prod(self.shapes[name]) for name, count in self.applications.items()))
 
+    def without(self, reasons: Mapping[str, str]) -> "DependencyGraph":
+        """:return: the graph in which some groups stay whole, for reasons given by group name."""
+        groups = {name: group for name, group in self.groups.items() if name not in reasons}
+        left = {module_of(tensor) for group in groups.values() for tensor in group.tensors("out")}
+        untouched = dict(self.untouched)
+        for name, why in reasons.items():
+            makers = {module_of(tensor) for tensor in self.groups[name].tensors("out")} - left
+            untouched |= dict.fromkeys(sorted(makers), why)
+        return replace(self, groups=groups, untouched=untouched)
+
     def slots_of(self, tensor: str) -> list[tuple[Group, Slot]]:
         """:return: every (group, slot) that lies in a tensor."""
         return [(group, slot) for group in self.groups.values() for slot in group.slots if slot.tensor == tensor]
@@ -120,97 +121,30 @@ def _bias_of(weight: str) -> str:
     return f"{owner}.{name.replace('weight', 'bias')}" if owner else name.replace("weight", "bias")
 
 
-def find_units(
-    model: th.nn.Module,
-    tensors: Mapping[str, th.Tensor],
-    forwards: Sequence[Callable[[], object]],
-    batch_size: int,
-    ignore: Mapping[str, str] | Iterable[str] = (),
-    ties: Iterable[tuple[tuple[str, int], tuple[str, int]]] = (),
-    pinned: Mapping[str, Callable[[], object]] | None = None,
-    training: Sequence[Callable[[], object]] = (),
-    strangers: Mapping[str, Mapping[str, th.Tensor]] | None = None,
-    fixed: Mapping[str, str] | None = None,
-    stored: Mapping[str, th.Tensor] | None = None,
-    one_width: Mapping[str, Sequence[tuple[str, int]]] | None = None,
-) -> DependencyGraph:
-    """
-    Run the network once and find its units.
-
-    :param model: the root module.
-    :param tensors: its parameters and buffers by qualified name (targets, which only follow, left out).
-    :param forwards: functions without arguments that run parts of the model on real inputs and return
-        what is an output (never cut).
-    :param batch_size: number of observations in those inputs.
-    :param ignore: modules (by name, or a prefix of it) whose own units stay whole; a mapping gives the reasons.
-    :param ties: pairs of (tensor name, axis) that hold the same units although no call joins them
-        (twin critics, the rows of a state-dependent ``log_std``).
-    :param pinned: by reason, further functions whose outputs keep their size.
-    :param training: functions that training runs, looked at in training mode: what acts only there must keep its size too.
-    :param strangers: what beside the model may read it (see :func:`~rl_crop.core.graph.unmet.pin_unmet`); ``None`` where its
-        parameters are not asked after that no function meets.
-    :param fixed: tensors that keep their shape, by name, with the reason.
-    :param stored: data that the functions read and whose last axis holds units (states of a recurrent layer), by name.
-    :param one_width: by reason, pairs of (tensor name, axis) whose units may differ, but not their number.
-    :raises PruningError: an ignored module does not exist, or the model does not run.
-    """
-    tracer = LabelTracer(tensors, propagate)
-    tracer.attention = known_attention(model)
-    for name, tensor in (stored or {}).items():
-        tracer.store(name, tensor)
-    for name, why in (fixed or {}).items():
-        tracer.freeze_tensor(tensors[name], why)
-    with isolated_rng(), undisturbed(model), own_states(model, tracer.own_states), no_grad_trace(tracer):
-        for why, forward in (pinned or {}).items():
-            tracer.freeze_all(_outputs(forward), why)
-        tracer.applications.clear()  # a layer that runs for its size alone is no further application
-        for forward in forwards:
-            tracer.freeze_all(_outputs(forward), OUTPUT)
-        applications = dict(tracer.applications)
-        with eval_mode(model, training=True):
-            for forward in training:
-                with suppress(PruningError):  # it may need more than these few observations
-                    tracer.freeze_all(_outputs(forward), OUTPUT)
-        for name in tracer.applications.keys() - applications.keys():
-            tracer.freeze_tensor(tensors[name], TRAINING)
-        tracer.applications = applications
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for ignored in ignore:
-        if ignored not in modules:
-            raise PruningError(
-                f"ignore={ignored!r} is not a module of the model; its modules are {sorted(filter(None, modules))}."
-            )
-        own = {id(parameter) for parameter in modules[ignored].parameters()}
-        why = ignore[ignored] if isinstance(ignore, Mapping) else "ignored on request"
-        for name in tracer.producer_axis:
-            if id(tensors[name]) in own:
-                tracer.freeze(tracer.axes_of[name][0], why)
-    if strangers is not None:
-        pin_unmet(tracer, model, tensors, strangers, [*ignore, *(name for tie in ties for name, _ in tie)])
-    for (first, first_axis), (second, second_axis) in ties:
-        tracer.tie(tracer.axes_of[first][first_axis], tracer.axes_of[second][second_axis], "is tied to another size")
-    return _build(tracer, tensors, batch_size, one_width or {})
-
-
-def _outputs(forward: Callable[[], object]) -> object:
-    try:
-        return forward()
-    except PruningError:
-        raise
-    except Exception as error:
-        raise PruningError(f"The model does not run on the inputs that were given ({error}); nothing was pruned.") from error
-
-
-def _build(
-    tracer: LabelTracer,
-    tensors: Mapping[str, th.Tensor],
-    batch_size: int,
-    one_width: Mapping[str, Sequence[tuple[str, int]]],
-) -> DependencyGraph:
+def units_of_labels(tracer: LabelTracer) -> tuple[int, np.ndarray]:
+    """:return: how many units there are, and the unit of each label."""
     n_labels = tracer.n_labels
     pairs = np.concatenate([np.stack(edge) for edge in tracer.edges], axis=1) if tracer.edges else np.zeros((2, 0), int)
     links = coo_matrix((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(n_labels, n_labels))
-    n_units, unit_of = connected_components(links, directed=False)
+    return connected_components(links, directed=False)
+
+
+def build_graph(
+    tracer: LabelTracer,
+    tensors: Mapping[str, th.Tensor],
+    applications: Mapping[str, float],
+    readers: Mapping[int, str],
+    one_width: Mapping[str, Sequence[tuple[str, int]]],
+) -> DependencyGraph:
+    """
+    :param tracer: what has been recorded.
+    :param tensors: parameters and buffers by name.
+    :param applications: of the graph.
+    :param readers: by size, a layer that was not reached and may read that many features.
+    :param one_width: by reason, pairs of (tensor name, axis) whose units may differ, but not their number.
+    :return: the units.
+    """
+    n_units, unit_of = units_of_labels(tracer)
     why: dict[int, str] = {}
     for labels, reason in tracer.frozen:
         for unit in np.unique(unit_of[labels]):
@@ -228,6 +162,9 @@ def _build(
         rows = order[bounds[unit] : bounds[unit + 1]]
         signature = tuple(slot_of[rows].tolist())
         produced = {roles[slot] for slot in signature}
+        reader = next((readers[sizes[slot]] for slot in signature if sizes[slot] in readers), None)
+        if reader is not None and {"out", "in"} <= produced:
+            why.setdefault(unit, f"{reader!r}, which no call reached, may read it: give batches that reach it, or ignore it")
         if unit not in why and {"out", "in"} <= produced:
             by_signature[signature].append(position[rows])
         else:
@@ -247,10 +184,9 @@ def _build(
         if tensor.dim() >= 2 and tensor.numel() and name not in sliced:
             reasons = [why.get(int(unit), UNREACHED) for unit in unit_of[tracer.axes_of[name][0]]]
             untouched.setdefault(module_of(name) or name, max(set(reasons), key=reasons.count))
-    applications = {name: count / batch_size for name, count in tracer.applications.items()}
     shapes = {name: tuple(map(len, labels)) for name, labels in tracer.axes_of.items()}
     return DependencyGraph(
-        groups, untouched, applications, shapes, frozenset(tracer.composite), frozenset(tracer.feedback), widths
+        groups, untouched, dict(applications), shapes, frozenset(tracer.composite), frozenset(tracer.feedback), widths
     )
 
 

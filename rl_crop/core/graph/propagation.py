@@ -8,13 +8,14 @@ import torch as th
 import torch.nn.functional as F  # noqa: N812
 
 from rl_crop.core.graph.attention import attention_call, label_attention
+from rl_crop.core.graph.losses import FEATURES, in_loss
+from rl_crop.core.graph.positions import FIXED, POSITIONAL, along_positions
 from rl_crop.core.graph.rearranging import MOVES, rearrange
 from rl_crop.core.graph.recurrence import label_recurrent, recurrent_call
 from rl_crop.core.graph.tracer import LAYER_CALLS, Axes, LabelTracer, channel_axis, layer_arguments
 
 INPUT = "reads the network's inputs"
 BARE = "passes a normalisation without weights"
-FIXED = "is combined with a tensor of fixed size"
 
 
 def propagate(
@@ -25,12 +26,13 @@ def propagate(
     if name not in _LEAKS and not any(isinstance(x, th.Tensor) for x in (out if isinstance(out, (tuple, list)) else (out,))):
         return  # a shape, a dtype, a plain number
     try:
-        known = _follow(tracer, func, name, args, kwargs, out, labelled)
+        settled = tracer.in_loss and in_loss(tracer, name, args, out, labelled, _elementwise)
+        known = settled or _follow(tracer, func, name, args, kwargs, out, labelled)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         known = False  # the call is written in a form that its rule does not know
     if not known:
         for tensor in labelled:
-            tracer.freeze_tensor(tensor, f"goes through torch's {name!r}, which cannot be cut")
+            tracer.freeze_tensor(tensor, FEATURES if tracer.in_loss else f"goes through torch's {name!r}, which cannot be cut")
 
 
 def _follow(
@@ -45,6 +47,8 @@ def _follow(
         label_attention(tracer, attention, out, INPUT)
     elif func in _CHANNEL_RULES:
         _CHANNEL_RULES[func](tracer, args, kwargs, out)
+    elif name in ("to", "type_as"):
+        tracer.label(out, tracer.axes(args[0]) or ())  # of the second argument no more than its type and device
     elif name in _ELEMENTWISE:
         _elementwise(tracer, args, kwargs, out)
     elif name in MOVES:
@@ -63,8 +67,8 @@ def _follow(
         _keep_channels(tracer, args[0], out, 1)
     elif name == "pad":
         _pad(tracer, args[0], args[1], out)
-    elif name in _REDUCTIONS:
-        return _reduce(tracer, args, kwargs, out)
+    elif name in POSITIONAL:
+        return along_positions(tracer, name, args, kwargs, out, _elementwise)
     else:
         return name in _NEW
     return True
@@ -84,7 +88,7 @@ _ELEMENTWISE = frozenset(
     softsign logsigmoid log_sigmoid rrelu rrelu_with_noise tanhshrink
     softshrink hardshrink threshold dropout alpha_dropout dropout1d dropout2d dropout3d
     feature_dropout feature_alpha_dropout clamp clip clamp_min clamp_max abs exp expm1 log log1p sqrt rsqrt
-    square pow neg sign sin cos reciprocal clone contiguous float double half bfloat16 to type type_as detach data
+    square pow neg sign sin cos reciprocal clone contiguous float double half bfloat16 type detach data
     add sub subtract mul multiply div divide true_divide radd rsub rmul rdiv rtruediv truediv rpow iadd isub imul
     itruediv maximum minimum lerp where addcmul addcdiv nan_to_num requires_grad gt ge lt le eq ne isfinite isnan isinf
     masked_fill logical_and logical_or logical_not and or xor invert erf floor ceil round sinh cosh atan asinh bernoulli
@@ -94,7 +98,6 @@ _POOLS = frozenset(
     [f"{kind}_pool{n}d" for kind in ("max", "avg", "lp", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)]
     + [f"{kind}_with_indices" for kind in ("max_pool1d", "max_pool2d", "max_pool3d")]
 )
-_REDUCTIONS = frozenset("mean sum amax amin var std".split())
 # Calls that take no more than type and device from their first argument.
 _NEW = frozenset("new_empty new_zeros new_ones new_full new_tensor".split())
 # Calls that return no tensor, and yet carry units away or write over some of them.
@@ -212,7 +215,7 @@ def _layer_norm(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: t
 
 
 def _elementwise(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> None:
-    operands = [x for x in (*args, *kwargs.values()) if isinstance(x, th.Tensor)]
+    operands = [x for x in (*args, *kwargs.values()) if isinstance(x, th.Tensor) and not tracer.is_uniform(x)]
     merged: list[np.ndarray | None] = [None] * out.dim()
     for axis in range(-1, -out.dim() - 1, -1):
         aligned = [(x.shape[axis], (tracer.axes(x) or (None,) * x.dim())[axis]) for x in operands if x.dim() >= -axis]
@@ -275,18 +278,3 @@ def _pad(tracer: LabelTracer, x: th.Tensor, widths: Sequence[int], out: th.Tenso
 
 def _digits(name: str) -> str:
     return "".join(letter for letter in name if letter.isdigit())
-
-
-def _reduce(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: Any) -> bool:
-    """Sums and means over axes that carry no label; over labelled axes the units are mixed."""
-    x = args[0]
-    dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    if not isinstance(out, th.Tensor) or dims is None or isinstance(dims, bool):
-        return False
-    reduced = {d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)}
-    axes = tracer.axes(x) or (None,) * x.dim()
-    if any(axes[d] is not None for d in reduced):
-        return False
-    kept = [None if d in reduced else axes[d] for d in range(x.dim()) if out.dim() == x.dim() or d not in reduced]
-    tracer.label(out, tuple(kept))
-    return True

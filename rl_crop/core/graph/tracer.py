@@ -8,6 +8,7 @@ outputs, and whatever goes through a call that is not known here). What a call w
 inside stays its own affair, so that its inputs are left whole and it is named as the reason.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -40,7 +41,10 @@ class LabelTracer(TorchFunctionMode):
         # Label arrays by object identity; the tensors themselves are held so that no id is reused.
         self._axes: dict[int, Axes] = {}
         self._alive: list[th.Tensor] = []
+        self._uniform: dict[int, th.Tensor] = {}  # made by the forward pass, of one number or of noise: any part is as good
+        self._said: set[Any] = set()  # what has been tied and frozen already: a loss runs the same calls again and again
         self.names: dict[int, str] = {id(tensor): name for name, tensor in tensors.items()}
+        self.in_loss = False  # whether what runs is a loss, outside of every module
         # Outputs of a linear or convolution weight per call, what any call computes with, and which axes produce and consume.
         self.applications: dict[str, int] = {}
         self.met: set[str] = set()
@@ -73,12 +77,28 @@ class LabelTracer(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        labelled = [x for x in tensors_in((args, kwargs)) if self.axes(x) is not None]
+        given = list(tensors_in((args, kwargs)))
+        labelled = [x for x in given if self.axes(x) is not None]
+        name = getattr(func, "__name__", "").strip("_")
+        scaled = name in _SCALINGS and given and all(self.is_uniform(x) for x in given)
+        if (name in _FACTORIES or scaled) and isinstance(out, th.Tensor):
+            self._uniform[id(out)] = out
         if labelled:
             if next(tensors_in(out), None) is not None:  # more than a shape or a dtype
                 self.met.update(self.names[id(x)] for x in labelled if id(x) in self.names)
             self.rule(self, func, args, kwargs, out, labelled)
         return out
+
+    def forget_activations(self) -> None:
+        """Let go of everything that has labels but the parameters: what was computed is not needed any more."""
+        own = [tensor for tensor in self._alive if id(tensor) in self.names]
+        self._axes = {id(tensor): self._axes[id(tensor)] for tensor in own}
+        self._alive = own
+        self._uniform = {}
+
+    def is_uniform(self, tensor: Any) -> bool:
+        """:return: whether the forward pass has made a tensor of one number or of noise: its size can follow any other."""
+        return id(tensor) in self._uniform and self.axes(tensor) is None
 
     def axes(self, tensor: Any) -> Axes | None:
         """:return: the labels of ``tensor``, or ``None`` when no axis carries any."""
@@ -100,6 +120,8 @@ class LabelTracer(TorchFunctionMode):
         if first is None or second is None:
             self.freeze(second if first is None else first, why)
             return
+        if self._repeated(first, second, why):
+            return
         both = (first >= 0) & (second >= 0)
         self.edges.append((first[both], second[both]))
         self.freeze(first[(first >= 0) & ~both], why)
@@ -107,8 +129,14 @@ class LabelTracer(TorchFunctionMode):
 
     def freeze(self, labels: np.ndarray | None, why: str) -> None:
         """State that these labels cannot be cut."""
-        if labels is not None and (labels >= 0).any():
+        if labels is not None and (labels >= 0).any() and not self._repeated(labels, None, why):
             self.frozen.append((labels[labels >= 0], why))
+
+    def _repeated(self, first: np.ndarray, second: np.ndarray | None, why: str) -> bool:
+        said = first.tobytes(), None if second is None else second.tobytes(), why
+        known = said in self._said
+        self._said.add(said)
+        return known
 
     def freeze_tensor(self, tensor: Any, why: str) -> None:
         """State that no labelled axis of ``tensor`` can be cut."""
@@ -120,6 +148,9 @@ class LabelTracer(TorchFunctionMode):
         for tensor in tensors_in(structure):
             self.freeze_tensor(tensor, why)
 
+
+_SCALINGS = frozenset("mul rmul add radd sub rsub div truediv neg to float double half bfloat16".split())
+_FACTORIES = frozenset("rand randn zeros ones full empty new_zeros new_ones new_full new_empty".split())
 
 LAYER_CALLS = frozenset({th.nn.functional.linear, th.nn.functional.conv1d, th.nn.functional.conv2d, th.nn.functional.conv3d})
 """Calls that apply a weight of shape (outputs, inputs, *kernel)."""
@@ -144,18 +175,33 @@ def no_grad_trace(mode: TorchFunctionMode) -> Iterator[None]:
         yield
 
 
-def tensors_in(structure: Any) -> Iterator[th.Tensor]:
-    """:return: every tensor in a nested structure of containers, dataclasses and distributions."""
+_PLAIN = (str, bytes, bool, int, float, complex, type(None), type, np.ndarray, th.nn.Module, th.dtype, th.device)
+
+
+def tensors_in(structure: Any, _seen: set[int] | None = None) -> Iterator[th.Tensor]:
+    """:return: every tensor in a nested structure of containers, dataclasses, distributions and plain objects."""
     if isinstance(structure, th.Tensor):
         yield structure
-    elif isinstance(structure, Mapping):
-        for value in structure.values():
-            yield from tensors_in(value)
-    elif isinstance(structure, (list, tuple, set, frozenset)):
-        for value in structure:
-            yield from tensors_in(value)
-    elif is_dataclass(structure) and not isinstance(structure, type):
-        for entry in fields(structure):
-            yield from tensors_in(getattr(structure, entry.name))
-    elif isinstance(structure, th.distributions.Distribution):
-        yield from tensors_in(vars(structure))
+        return
+    if isinstance(structure, _PLAIN) or callable(structure):
+        return
+    seen = set() if _seen is None else _seen
+    if id(structure) in seen:  # an object that holds itself
+        return
+    seen.add(id(structure))
+    for value in _parts(structure):
+        yield from tensors_in(value, seen)
+
+
+def _parts(structure: Any) -> Iterator[Any]:
+    if isinstance(structure, Mapping):
+        yield from structure.values()
+    elif isinstance(structure, (list, tuple, set, frozenset, deque)):
+        yield from structure
+    elif is_dataclass(structure):
+        yield from (getattr(structure, entry.name, None) for entry in fields(structure))
+    else:
+        yield from getattr(structure, "__dict__", {}).values()
+        for kind in type(structure).__mro__:
+            slots = kind.__dict__.get("__slots__", ())
+            yield from (getattr(structure, name, None) for name in ([slots] if isinstance(slots, str) else slots))

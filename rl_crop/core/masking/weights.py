@@ -8,7 +8,8 @@ import numpy as np
 import torch as th
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.graph.groups import OUTPUT, DependencyGraph, module_of
+from rl_crop.core.graph.groups import DependencyGraph, module_of
+from rl_crop.core.graph.looking import OUTPUT
 from rl_crop.core.importance.context import Criterion, ImportanceContext, Saliency, unit_scores
 from rl_crop.core.masking.distributions import highest, n_kept, select
 from rl_crop.core.masking.masks import Keep, Masks, attached_masks, release_masks

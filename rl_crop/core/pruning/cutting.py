@@ -7,12 +7,14 @@ import torch as th
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.graph.groups import DependencyGraph
+from rl_crop.core.graph.looking import tried
 from rl_crop.core.graph.tracer import tensors_in
 from rl_crop.core.model import Copy, Subject
 from rl_crop.core.pruning.compensation import REFITTING, Compensator
 from rl_crop.core.pruning.distillation import Distiller
 from rl_crop.core.pruning.optimizer_state import cut_optimizers, forget
 from rl_crop.core.pruning.surgery import Cuts, Transaction, cut, flatten_weights, keep_index, update_sizes
+from rl_crop.core.pruning.twin import difference
 
 TRACE_BATCH = 2
 """Observations that a network is run on where only sizes matter."""
@@ -65,6 +67,9 @@ def cut_only(
     :param repair: called with the tensors that have changed, before sizes elsewhere are corrected.
     """
     dense, modules = finite_outputs(subject), [module for copy in subject.copies for module in copy.modules]
+    before, why = tried(subject.root, subject.uses), difference(subject, graph, kept)
+    if why is not None:
+        raise PruningError(f"The cut network would differ from the masked one: {why}. Nothing was changed; use ignore=.")
     cuts: Cuts = {}
     for _, own in own_tensors(subject.copies):
         cuts |= cut(transaction, graph, own, kept)
@@ -77,6 +82,7 @@ def cut_only(
     notes = tuple(subject.after_cut(transaction))
     flatten_weights(modules)
     check_runs(subject, dense)
+    check_uses(subject, before)
     return notes
 
 
@@ -125,6 +131,22 @@ def check_runs(subject: Subject, dense: Sequence[Sequence[th.Tensor]]) -> None:
     pairs = [pair for run in zip(dense, now, strict=True) for pair in zip(*run, strict=True)]
     if any(bool((finite & ~th.isfinite(output)).any()) for finite, output in pairs):
         raise PruningError("The cut network's outputs are not finite where the dense one's are; everything was put back.")
+
+
+def check_uses(subject: Subject, dense: Sequence[bool | Exception]) -> None:
+    """
+    :param subject: the cut model.
+    :param dense: what :func:`~rl_crop.core.graph.looking.tried` found of its uses before.
+    :raises PruningError: the loss (or the model, in training) ran before the cut and does not run now.
+    """
+    for before, now in zip(dense, tried(subject.root, subject.uses), strict=True):
+        if isinstance(now, Exception) and not isinstance(before, Exception):
+            raise PruningError(
+                f"The loss runs on the dense network and fails on the cut one ({type(now).__name__}: {now}); "
+                f"everything was put back. What it reads beside the outputs has another width: name it in ignore=."
+            ) from now
+        if before is True and now is False:
+            raise PruningError("The loss on the cut network is not finite; everything was put back.")
 
 
 @th.no_grad()

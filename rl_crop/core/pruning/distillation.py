@@ -18,7 +18,7 @@ class Distiller:
     Remembers the dense outputs of one copy of the network and fits the cut copy to them.
 
     :param tensors: this copy's tensors by name.
-    :param runs: functions that run it; ``run(index=...)`` on chosen observations.
+    :param runs: functions that run it; ``run(index=...)`` on chosen observations, where these can be told apart.
     """
 
     def __init__(self, tensors: Mapping[str, th.Tensor], runs: Sequence[Callable[..., Any]]) -> None:
@@ -27,6 +27,11 @@ class Distiller:
         self.parameters = [tensor for tensor in floating if isinstance(tensor, th.nn.Parameter)]
         with th.no_grad():
             targets = [_stacked(run()) for run in runs]
+            # Rows may lie along another axis, or not be told apart.
+            few = th.tensor([0, 0])
+            self.by_rows = all(
+                len(_stacked(run(index=few))) == 2 != len(target) for run, target in zip(runs, targets, strict=True)
+            )
         # What is infinite by design (masked logits) has no error.
         self.finite = [th.isfinite(target) for target in targets]
         self.targets = [target.masked_fill(~finite, 0.0) for target, finite in zip(targets, self.finite, strict=True)]
@@ -56,7 +61,8 @@ class Distiller:
                 for step in range(STEPS):
                     # The rate falls to zero, so that the last steps settle.
                     optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / STEPS)
-                    error = self._error(th.randint(n_rows, (min(BATCH_SIZE, n_rows),)))
+                    rows = th.randint(n_rows, (min(BATCH_SIZE, n_rows),))
+                    error = self._error(rows if self.by_rows else None)
                     grads = th.autograd.grad(error, self.parameters, allow_unused=True)
                     for parameter, grad in zip(self.parameters, grads, strict=True):
                         parameter.grad = grad

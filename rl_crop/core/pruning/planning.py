@@ -8,9 +8,10 @@ import numpy as np
 import torch as th
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.graph.groups import DependencyGraph, Group, find_units
+from rl_crop.core.graph.finding import find_units
+from rl_crop.core.graph.groups import DependencyGraph, Group
 from rl_crop.core.graph.memory import beyond_reach
-from rl_crop.core.importance.activations import UnitActivations, dormant_shares
+from rl_crop.core.importance.activations import MIN_OBSERVATIONS, UnitActivations, dormant_shares
 from rl_crop.core.importance.context import GRADIENT_FREE, ImportanceContext, unit_scores
 from rl_crop.core.importance.criteria import ERRORS, resolve_criterion
 from rl_crop.core.importance.received import ReceivedMoments
@@ -23,6 +24,7 @@ from rl_crop.core.pruning.cutting import TRACE_BATCH
 from rl_crop.core.pruning.plan import PruningPlan, SizePoint
 from rl_crop.core.pruning.settings import AUTO, Settings, Target
 from rl_crop.core.pruning.targets import resolve_targets
+from rl_crop.core.pruning.twin import whole_where_it_differs
 from rl_crop.core.pruning.widths import kept_units
 from rl_crop.core.rng import isolated_rng, undisturbed
 
@@ -106,16 +108,24 @@ def _of_one_width(names: Sequence[str], graph: DependencyGraph, groups: Mapping[
 
 
 def trace(subject: Subject, ignore: tuple[str, ...] = ()) -> DependencyGraph:
-    """:return: the units of a subject, found by running it on a few observations."""
+    """
+    :param subject: what is pruned; nothing of it is changed.
+    :param ignore: modules left whole.
+    :return: its units, found by running it in both modes and by all that training does with it, and tried out.
+    """
     runs = [lambda run=run: run(TRACE_BATCH) for run in subject.trained.runs]
-    training = [lambda run=run: run(TRACE_BATCH) for run in (*subject.training, *subject.trained.runs)]
+    trained = () if subject.uses else subject.trained.runs  # uses are looked at in training mode
+    training = [lambda run=run: run(TRACE_BATCH) for run in (*subject.training, *trained)]
     pinned = {why: (lambda run=run: run(TRACE_BATCH)) for why, run in subject.pinned.items()}
     whole = dict(subject.whole) | dict.fromkeys(ignore, "ignored on request")
     modules = [part for copy in subject.copies for module in copy.modules for part in module.modules()]
     laid_out = [part for part in modules if subject.one_vector or isinstance(part, th.nn.RNNBase)]
     fixed = beyond_reach((copy.tensors for copy in subject.copies), laid_out) | dict(subject.fixed)
     beside = (subject.ties, pinned, training, subject.strangers, fixed, subject.stored, subject.one_width)
-    return find_units(subject.root, subject.trained.tensors, runs, TRACE_BATCH, whole, *beside)
+    rows = [] if subject.uses else [lambda run=run: run(index=slice(MIN_OBSERVATIONS)) for run in subject.trained.runs]
+    n_rows = TRACE_BATCH if subject.apart else 1
+    graph = find_units(subject.root, subject.trained.tensors, runs, n_rows, whole, *beside, rows, subject.uses)
+    return whole_where_it_differs(subject, graph)
 
 
 def _scores(

@@ -9,7 +9,8 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from torch import nn
 
-from rl_crop.core.graph.groups import find_units, named_tensors
+from rl_crop.core.graph.finding import find_units
+from rl_crop.core.graph.groups import named_tensors
 from rl_crop.core.prune import plan_pruning, prune_model
 from tests.zoo.extractors import OwnExtractor
 from tests.zoo.networks import Calls, mse, settled

@@ -5,7 +5,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.graph.groups import OUTPUT, find_units, module_of, named_tensors
+from rl_crop.core.graph.finding import find_units
+from rl_crop.core.graph.groups import module_of, named_tensors
+from rl_crop.core.graph.looking import OUTPUT
 from tests.zoo.networks import Calls, Residual, cnn, mlp
 
 

@@ -144,11 +144,11 @@ def test_a_failure_to_plan_a_late_step_undoes_all_steps(agent):
 
     def sometimes(model, batch):
         calls.append(1)
-        return mse(model, batch) * (float("nan") if len(calls) > 25 else 1.0)
+        return mse(model, batch) * (float("nan") if len(calls) > 30 else 1.0)
 
     with pytest.raises(PruningError, match="loss .* nan"):
         prune_model(model, sometimes, data, 0.8, schedule="iterative", optimizers=[optimizer])
-    assert same(before, state(model, optimizers=[optimizer])) and len(calls) == 26
+    assert same(before, state(model, optimizers=[optimizer])) and len(calls) == 37
 
 
 REFUSED = {
@@ -197,7 +197,7 @@ def test_a_forward_pass_that_needs_the_old_width_is_put_back():
         prune_model(model, mse, batches(), 0.5)
     model = Calls(lambda m, x: m.b(th.tanh(m.a(x)).view(-1, 8)), a=nn.Linear(3, 8), b=nn.Linear(8, 2))
     before = state(model)
-    with pytest.raises(PruningError, match="name the modules that it belongs to in ignore="):
+    with pytest.raises(PruningError, match="no layer .*a: the forward pass expects its width"):
         prune_model(model, mse, batches(), 0.5)
     assert same(before, state(model))
 
