@@ -53,12 +53,10 @@ def _follow(
         _elementwise(tracer, args, kwargs, out)
     elif name in MOVES:
         return rearrange(tracer, func, name, args, kwargs, out, labelled)
-    elif name in ("scaled_dot_product_attention", "matmul", "bmm"):
-        return not kwargs.get("enable_gqa") and _batched(
-            tracer, [x for x in (*args, *kwargs.values()) if isinstance(x, th.Tensor)], out
-        )
-    elif name in ("softmax", "log_softmax"):
-        return _normalised(tracer, args, kwargs, out)
+    elif name in ("scaled_dot_product_attention", "matmul", "bmm") and not kwargs.get("enable_gqa") and _batched(
+        tracer, [x for x in (*args, *kwargs.values()) if isinstance(x, th.Tensor)], out
+    ):  # fmt: skip
+        pass
     elif name in _POOLS:
         _keep_channels(tracer, args[0], out, -1 - int(_digits(name)))
     elif name in ("pack_padded_sequence", "pad_packed_sequence"):
@@ -156,16 +154,6 @@ def _batched(tracer: LabelTracer, operands: Sequence[th.Tensor], out: th.Tensor)
             if size > 1:
                 tracer.tie(merged[place], axis, FIXED)
     tracer.label(out, tuple(merged))
-    return True
-
-
-def _normalised(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> bool:
-    """A softmax over an axis that holds no units."""
-    axes = tracer.axes(args[0]) or (None,) * out.dim()
-    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    if dim is None or axes[dim] is not None:
-        return False
-    tracer.label(out, axes)
     return True
 
 

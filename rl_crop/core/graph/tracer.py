@@ -44,6 +44,7 @@ class LabelTracer(TorchFunctionMode):
         self._uniform: dict[int, th.Tensor] = {}  # made by the forward pass, of one number or of noise: any part is as good
         self._said: set[Any] = set()  # what has been tied and frozen already: a loss runs the same calls again and again
         self.names: dict[int, str] = {id(tensor): name for name, tensor in tensors.items()}
+        self._given = set(self.names)  # ids of all that is labelled before anything runs
         self.in_loss = False  # whether what runs is a loss, outside of every module
         # Outputs of a linear or convolution weight per call, what any call computes with, and which axes produce and consume.
         self.applications: dict[str, int] = {}
@@ -68,6 +69,7 @@ class LabelTracer(TorchFunctionMode):
     def store(self, name: str, data: th.Tensor) -> None:
         """Give labels to data that hold units along their last axis."""
         self.axes_of[name] = tuple(self._fresh(size) for size in data.shape)
+        self._given.add(id(data))
         self.label(data, (*[None] * (data.dim() - 1), self.axes_of[name][-1]))
 
     def _fresh(self, size: int) -> np.ndarray:
@@ -90,8 +92,8 @@ class LabelTracer(TorchFunctionMode):
         return out
 
     def forget_activations(self) -> None:
-        """Let go of everything that has labels but the parameters: what was computed is not needed any more."""
-        own = [tensor for tensor in self._alive if id(tensor) in self.names]
+        """Let go of all labels but those of parameters and stored data: what was computed is not needed any more."""
+        own = [tensor for tensor in self._alive if id(tensor) in self._given]
         self._axes = {id(tensor): self._axes[id(tensor)] for tensor in own}
         self._alive = own
         self._uniform = {}
