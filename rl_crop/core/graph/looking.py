@@ -46,11 +46,12 @@ def tried(model: nn.Module, uses: Sequence[Use]) -> list[bool | Exception]:
     """
     :param model: the root module, left as it is.
     :param uses: of a batch each.
-    :return: of every use in evaluation and then in training mode, whether all that it returns is finite, or its error.
+    :return: of the first use in evaluation mode and then of all in training mode, whether all that it returns is finite, or
+        its error.
     """
     found: list[bool | Exception] = []
-    for training in (False, True):
-        for use in uses:
+    for training, those in ((False, uses[:1]), (True, uses)):
+        for use in those:
             with undisturbed(model, training=training), isolated_rng(0), th.enable_grad():
                 try:
                     found.append(all(bool(th.isfinite(value).all()) for value in tensors_in(use())))

@@ -14,7 +14,7 @@ from rl_crop.core.pruning.compensation import REFITTING, Compensator
 from rl_crop.core.pruning.distillation import Distiller
 from rl_crop.core.pruning.optimizer_state import cut_optimizers, forget
 from rl_crop.core.pruning.surgery import Cuts, Transaction, cut, flatten_weights, keep_index, update_sizes
-from rl_crop.core.pruning.twin import difference
+from rl_crop.core.pruning.twin import cut_outputs, differs, masked_outputs
 
 TRACE_BATCH = 2
 """Observations that a network is run on where only sizes matter."""
@@ -67,9 +67,7 @@ def cut_only(
     :param repair: called with the tensors that have changed, before sizes elsewhere are corrected.
     """
     dense, modules = finite_outputs(subject), [module for copy in subject.copies for module in copy.modules]
-    before, why = tried(subject.root, subject.uses), difference(subject, graph, kept)
-    if why is not None:
-        raise PruningError(f"The cut network would differ from the masked one: {why}. Nothing was changed; use ignore=.")
+    before, masked = tried(subject.root, subject.uses), masked_outputs(subject, graph, kept)
     cuts: Cuts = {}
     for _, own in own_tensors(subject.copies):
         cuts |= cut(transaction, graph, own, kept)
@@ -78,6 +76,9 @@ def cut_only(
     subject.follow(transaction, {name: axes[max(axes)] for name, axes in stays.items() if axes})
     update_sizes(transaction, modules, cuts)
     check_runs(subject, dense)
+    why = None if masked is None else differs(masked, lambda: cut_outputs(subject))
+    if why is not None:
+        raise PruningError(f"The cut network differs from the masked one: {why}. Everything was put back; use ignore=.")
     repair(list(cuts))
     notes = tuple(subject.after_cut(transaction))
     flatten_weights(modules)

@@ -6,6 +6,7 @@ What a trace cannot see shows here: numbers computed from a width (``64 / h.shap
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -76,40 +77,59 @@ def _half(group: Group) -> np.ndarray:
 def difference(subject: Subject, graph: DependencyGraph, kept: Kept) -> str | None:
     """
     :param kept: kept units by group name.
-    :return: how the cut network differs from the masked one, ``None`` where they agree (or where the masked one does not
-        agree with itself).
+    :return: how the cut network differs from the masked one, ``None`` where they agree; nothing is changed.
     """
     if subject.stored:
         return None  # what is handed to the network has its old width until the cut is made
-    masked = _outputs(subject, lambda trial: _mask(trial, subject, graph, kept), KeptNorms(subject, graph, kept))
-    if isinstance(masked, Exception):
-        return None
-    found = _outputs(subject, lambda trial: _cut(trial, subject, graph, kept), Steady())
+    masked = masked_outputs(subject, graph, kept)
+    return None if masked is None else differs(masked, lambda: _outputs(subject, partial(_cut, subject, graph, kept)))
+
+
+def masked_outputs(subject: Subject, graph: DependencyGraph, kept: Kept) -> list[th.Tensor] | None:
+    """:return: what the network computes where nothing reads the removed units; ``None`` where it does not run so."""
+    masked = _outputs(subject, partial(_mask, subject, graph, kept), KeptNorms(subject, graph, kept))
+    return None if isinstance(masked, Exception) else masked
+
+
+def cut_outputs(subject: Subject) -> list[th.Tensor] | Exception:
+    """:return: what the network, once cut, computes on the same observations, or its error"""
+    return _outputs(subject, lambda trial: None)
+
+
+def differs(masked: Sequence[th.Tensor], cut_network: Callable[[], list[th.Tensor] | Exception]) -> str | None:
+    """
+    :param masked: outputs of the masked network.
+    :param cut_network: computes those of the cut one.
+    :return: how these differ; ``None`` also where the cut network does not agree with itself.
+    """
+    found = cut_network()
     if isinstance(found, Exception):
         return f"the forward pass expects its width ({found})"
     if _agree(found, masked):
         return None
-    again = _outputs(subject, lambda trial: _mask(trial, subject, graph, kept), KeptNorms(subject, graph, kept))
-    return WIDTH if not isinstance(again, Exception) and _agree(again, masked) else None
+    again = cut_network()
+    return WIDTH if not isinstance(again, Exception) and _agree(again, found) else None
 
 
-def _outputs(subject: Subject, change: Callable[[Trial], None], mode: TorchFunctionMode) -> list[th.Tensor] | Exception:
+def _outputs(
+    subject: Subject, change: Callable[[Trial], None], mode: TorchFunctionMode | None = None
+) -> list[th.Tensor] | Exception:
     trial = Trial()
     with undisturbed(subject.root), isolated_rng(0), th.no_grad(), trial:
         change(trial)
         try:
-            with mode:
+            with mode or Steady():
                 results = [run(index=slice(ROWS)) for run in subject.trained.runs]
             return [output.clone() for result in results for output in tensors_in(result)]
         except Exception as error:
             return error
 
 
-def _cut(trial: Trial, subject: Subject, graph: DependencyGraph, kept: Kept) -> None:
+def _cut(subject: Subject, graph: DependencyGraph, kept: Kept, trial: Trial) -> None:
     update_sizes(trial, subject.trained.modules, cut(trial, graph, subject.trained.tensors, kept))
 
 
-def _mask(trial: Trial, subject: Subject, graph: DependencyGraph, kept: Kept) -> None:
+def _mask(subject: Subject, graph: DependencyGraph, kept: Kept, trial: Trial) -> None:
     """Zero what reads the removed units, so that they go nowhere, whatever they are."""
     for name, units in kept.items():
         group = graph.groups[name]
