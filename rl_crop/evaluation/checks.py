@@ -1,9 +1,11 @@
-"""What a configuration's numbers may be: what an algorithm would take in silence, and learn nothing with."""
+"""What the values of a configuration may be, also such as an algorithm would take in silence, and learn nothing with."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
+
+from rl_crop.evaluation.yaml_files import ConfigError
 
 SHARES = frozenset({
     "gamma", "gae_lambda", "tau", "polyak", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps",
@@ -21,55 +23,98 @@ WITHOUT_BOUND = frozenset({"max_grad_norm", "clip_obs", "clip_reward", "env_kwar
 """Keys under which a number may be infinite."""
 
 
-def wrong_number(data: Any, key: str = "") -> str | None:
-    """
-    :param data: a configuration, or a part of it
-    :param key: where it stands
-    :return: what is wrong with the first number that is not finite
-    """
-    if isinstance(data, Mapping):
-        parts = [(f"{key}.{name}".strip("."), value) for name, value in data.items() if name not in WITHOUT_BOUND]
-        parts += [
-            (f"{key}.{name}".strip("."), value) for name, value in data.items() if name in WITHOUT_BOUND and _is_nan(value)
-        ]
-        return next((found for name, value in parts if (found := wrong_number(value, name))), None)
-    if isinstance(data, (list, tuple)):
-        return next((found for value in data if (found := wrong_number(value, key))), None)
-    number = isinstance(data, Real) and not isinstance(data, bool) and not math.isfinite(data)
-    return f"`{key}: {data}` is no finite number" if number else None
+def check_finite(data: Any, key: str = "") -> None:
+    """:raises ConfigError: a number of a configuration is not finite, or a value holds itself"""
+    try:
+        if isinstance(data, Mapping):
+            for name, value in data.items():
+                if name not in WITHOUT_BOUND or (isinstance(value, float) and math.isnan(value)):
+                    check_finite(value, f"{key}.{name}".strip("."))
+        elif isinstance(data, (list, tuple)):
+            for value in data:
+                check_finite(value, key)
+        elif _is_number(data) and not math.isfinite(data):
+            raise ConfigError(f"`{key}: {data}` is no finite number")
+    except RecursionError:
+        raise ConfigError("A value holds itself, by an anchor of YAML: write it out") from None
 
 
-def wrong_hyperparameter(name: str, value: Any) -> str | None:
-    """
-    :param name: of a hyperparameter
-    :param value: its value
-    :return: what is wrong with it
-    """
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if value is None or (name in POSITIVE and isinstance(value, str)):  # a schedule is looked at where it is built
-        return None
-    if name in SHARES and not (number and 0 <= value <= 1):
-        return f"`{name}: {value}` must be a number in [0, 1]"
-    if name in COUNTS and not (number and value >= COUNTS[name] and value % 1 == 0):
-        return f"`{name}: {value}` must be a whole number of at least {COUNTS[name]}"
-    if name in POSITIVE and not (number and value > 0):
-        return f"`{name}: {value}` must be a number above 0"
-    return None
+def hyperparameter(key: str, value: Any) -> Any:
+    """:return: the value of an algorithm's argument, a number where it is text that YAML could have read as one"""
+    value = _number(value)
+    if value is None or (key in POSITIVE and isinstance(value, str)):  # a schedule is looked at where it is built
+        return value
+    number = _is_number(value)
+    if key in SHARES and not (number and 0 <= value <= 1):
+        raise ConfigError(f"`{key}: {value}` must be a number in [0, 1]")
+    if key in COUNTS and not (number and value >= COUNTS[key] and value % 1 == 0):
+        raise ConfigError(f"`{key}: {value}` must be a whole number of at least {COUNTS[key]}")
+    if key in POSITIVE and not (number and value > 0):
+        raise ConfigError(f"`{key}: {value}` must be a number above 0")
+    return value
 
 
-def wrong_widths(widths: Any) -> str | None:
-    """
-    :param widths: a ``net_arch``
-    :return: what is wrong with it
-    """
+def whole(key: str, value: Any) -> int:
+    """:return: a whole number of at least 1"""
+    number = _number(value)
+    if not _is_number(number) or not number >= 1 or number % 1:
+        raise ConfigError(f"`{key}` must be a whole number of at least 1, got {value!r}")
+    return int(number)
+
+
+def amount(key: str, value: Any) -> float:
+    """:return: a number of at least 0"""
+    number = _number(value)
+    if not _is_number(number) or number < 0:
+        raise ConfigError(f"`{key}` must be a number of at least 0, got {value!r}")
+    return number
+
+
+def must_be(kind: Any, what: str) -> Callable[[str, Any], Any]:
+    """:return: a check that a value is of a kind, which hands it on"""
+
+    def check(key: str, value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise ConfigError(f"`{key}` must be {what}, got {value!r}")
+        return dict(value) if isinstance(value, Mapping) else value
+
+    return check
+
+
+name = must_be(str, "a name")
+mapping = must_be(Mapping, "a mapping")
+flag = must_be(bool, "true or false")
+normalization = must_be((bool, Mapping), "true, false or a mapping of arguments of VecNormalize")
+
+
+def policy_arguments(key: str, value: Any) -> dict[str, Any]:
+    """:return: the arguments of a policy, whose widths are looked at"""
+    arguments = mapping(key, value)
+    widths = arguments.get("net_arch", [])
     lists = list(widths.values()) if isinstance(widths, Mapping) else [widths]
-    whole = all(
-        isinstance(n, int) and not isinstance(n, bool) and n > 0 for each in lists if isinstance(each, list) for n in each
-    )
-    if whole and all(isinstance(each, list) for each in lists):
-        return None
-    return f"`policy_kwargs.net_arch: {widths}` must be a list of whole numbers, or one for each of pi, vf and qf"
+    if not all(isinstance(each, list) and all(type(n) is int and n > 0 for n in each) for each in lists):
+        raise ConfigError(f"`{key}.net_arch: {widths}` must be a list of whole numbers, or one for each of pi, vf and qf")
+    return arguments
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def wrappers(key: str, value: Any) -> list[dict[str, dict[str, Any]]]:
+    """:return: arguments by the name of a class, each in a mapping of its own; as in RL Zoo one may stand without them"""
+    found = []
+    for entry in value if isinstance(value, (list, tuple)) else [value]:
+        named = {entry: None} if isinstance(entry, str) else entry
+        if not isinstance(named, Mapping) or len(named) != 1:
+            raise ConfigError(f"`{key}`: expected the name of a class or `name: arguments`, got {entry!r}")
+        found.append({str(name): {} if arguments is None else mapping(name, arguments) for name, arguments in named.items()})
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> Any:
+    # YAML reads 1e-3 (without a dot) as a string.
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

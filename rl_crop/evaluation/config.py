@@ -4,13 +4,24 @@ import dataclasses
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rl_crop.evaluation.algorithms import ALGORITHMS, algorithm_class
-from rl_crop.evaluation.checks import wrong_hyperparameter, wrong_number, wrong_widths
+from rl_crop.evaluation.checks import (
+    amount,
+    check_finite,
+    flag,
+    hyperparameter,
+    mapping,
+    name,
+    normalization,
+    policy_arguments,
+    whole,
+    wrappers,
+)
 from rl_crop.evaluation.yaml_files import ConfigError, read_yaml
 
 # Arguments of an algorithm that a run decides by itself, so that a configuration cannot.
@@ -84,56 +95,22 @@ class RunConfig:
         :return: the configuration
         :raises ConfigError: names the key that is missing, unknown or of the wrong kind
         """
-        if not isinstance(data, Mapping):
-            raise ConfigError(f"A configuration is a mapping from keys to values, got {type(data).__name__}")
         for key in ("env", "algo", "n_timesteps"):
             if data.get(key) is None:
                 raise ConfigError(f"The key `{key}` is missing")
         algo = str(data["algo"]).lower()
         if algo not in ALGORITHMS:
             raise ConfigError(f"`algo: {data['algo']}` is not known, choose one of {', '.join(ALGORITHMS)}")
-        own = {f.name for f in dataclasses.fields(RunConfig)} - {"hyperparams"}
         arguments = set(inspect.signature(algorithm_class(algo).__init__).parameters) - {"self"} - _RESERVED
         if "action_noise" in arguments:  # an object, which a file describes
             arguments = arguments - {"action_noise"} | {"noise_type", "noise_std"}
         for key in data:
-            if key not in own | arguments:
+            if key not in {"algo", *_READ} | arguments:
                 raise ConfigError(f"The key `{key}` is neither a key of a run nor an argument of {algo.upper()}")
-
-        try:
-            wrong = [wrong_number(data)]
-        except RecursionError:
-            raise ConfigError("A value holds itself, by an anchor of YAML: write it out") from None
-        wrong += [*(wrong_hyperparameter(key, _number(data[key])) for key in data if key in arguments)]
-        if "net_arch" in (_mapping(data, "policy_kwargs") or {}):
-            wrong.append(wrong_widths(data["policy_kwargs"]["net_arch"]))
-        if any(wrong):
-            raise ConfigError(next(filter(None, wrong)))
-        normalize = data.get("normalize") or False
-        if not isinstance(normalize, (bool, Mapping)):
-            raise ConfigError("`normalize` is true, false or a mapping of arguments of VecNormalize")
-        atari, noise_dims = data.get("atari"), _number(data.get("noise_dims") or 0.0)
-        if atari is not None and not isinstance(atari, bool):
-            raise ConfigError(f"`atari` is true or false, got {atari!r}")
-        if isinstance(noise_dims, bool) or not isinstance(noise_dims, (int, float)) or noise_dims < 0:
-            raise ConfigError(f"`noise_dims` must be a number of at least 0, got {noise_dims!r}")
-        return RunConfig(
-            env=str(data["env"]),
-            algo=algo,
-            n_timesteps=_whole(data["n_timesteps"], "n_timesteps"),
-            n_envs=_whole(data.get("n_envs", 1), "n_envs"),
-            policy=str(data.get("policy", "MlpPolicy")),
-            env_kwargs=_mapping(data, "env_kwargs") or {},
-            env_wrapper=_wrappers(data.get("env_wrapper")),
-            atari=atari,
-            frame_stack=_whole(data.get("frame_stack") or 1, "frame_stack"),
-            noise_dims=noise_dims,
-            normalize=dict(normalize) if isinstance(normalize, Mapping) else normalize,
-            policy_kwargs=_mapping(data, "policy_kwargs") or {},
-            hyperparams={key: _number(data[key]) for key in sorted(set(data) & arguments)},
-            pruning=_mapping(data, "pruning"),
-            evaluation=_evaluation(_mapping(data, "evaluation") or {}),
-        )
+        check_finite(data)
+        own = {key: read(key, data[key]) for key, read in _READ.items() if data.get(key) is not None}
+        hyperparams = {key: hyperparameter(key, data[key]) for key in sorted(arguments & {*data})}
+        return RunConfig(algo=algo, hyperparams=hyperparams, **own)
 
     def to_dict(self) -> dict[str, Any]:
         """
@@ -216,43 +193,17 @@ def short_hash(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _evaluation(data: Mapping[str, Any]) -> EvaluationConfig:
-    names = [f.name for f in dataclasses.fields(EvaluationConfig)]
-    for key in data:
-        if key not in names:
-            raise ConfigError(f"The key `evaluation.{key}` is not known, choose from {', '.join(names)}")
-    return EvaluationConfig(**{key: _whole(value, f"evaluation.{key}") for key, value in data.items()})
+def _evaluation(key: str, value: Any) -> EvaluationConfig:
+    data, known = mapping(key, value), [field.name for field in dataclasses.fields(EvaluationConfig)]
+    for one in data:
+        if one not in known:
+            raise ConfigError(f"The key `{key}.{one}` is not known, choose from {', '.join(known)}")
+    return EvaluationConfig(**{one: whole(f"{key}.{one}", number) for one, number in data.items()})
 
 
-def _wrappers(value: Any) -> list[dict[str, dict[str, Any]]]:
-    # As in RL Zoo: a name, a name with arguments, or a list of these.
-    entries = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-    wrappers = []
-    for entry in entries:
-        named = {entry: None} if isinstance(entry, str) else entry
-        if not isinstance(named, Mapping) or len(named) != 1:
-            raise ConfigError(f"`env_wrapper`: expected the name of a class or `name: arguments`, got {entry!r}")
-        wrappers.append({str(name): _mapping(named, name) or {} for name in named})
-    return wrappers
-
-
-def _mapping(data: Mapping[str, Any], key: str) -> dict[str, Any] | None:
-    value = data.get(key)
-    if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(f"`{key}` must be a mapping, got {value!r}")
-    return None if value is None else dict(value)
-
-
-def _number(value: Any) -> Any:
-    # YAML reads 1e-3 (without a dot) as a string.
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _whole(value: Any, key: str) -> int:
-    number = _number(value)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= 1 or number % 1:
-        raise ConfigError(f"`{key}` must be a whole number of at least 1, got {value!r}")
-    return int(number)
+_READ: dict[str, Callable[[str, Any], Any]] = {
+    "env": name, "n_timesteps": whole, "n_envs": whole, "policy": name, "env_kwargs": mapping, "env_wrapper": wrappers,
+    "atari": flag, "frame_stack": whole, "noise_dims": amount, "normalize": normalization, "policy_kwargs": policy_arguments,
+    "pruning": mapping, "evaluation": _evaluation,
+}  # fmt: skip
+"""What a key of a run may be. A key without a value has its default."""
