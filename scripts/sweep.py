@@ -12,9 +12,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from statistics import fmean
+from typing import Any, Literal
 
 # Small networks on a CPU are fastest on one thread, and cells run side by side. Workers inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -70,6 +72,24 @@ def show(cells: list[Cell], store: Store) -> None:
     print(f"{len(cells)} cells: {counts}; results in {store.folder}/", flush=True)
 
 
+def seconds_left(results: Iterable[Mapping[str, Any]], cells: Iterable[Cell], elapsed: Mapping[str, float]) -> float | None:
+    """
+    Estimate how long cells take one after another.
+
+    :param results: those that exist; of the same task, they tell
+    :param cells: the cells that are not done
+    :param elapsed: for those that run, how many seconds, by name
+    :return: seconds; ``None`` while a task has no result to judge by
+    """
+    known: dict[str, list[float]] = {}
+    for result in results:
+        known.setdefault(result["task"], []).append(result["seconds"]["learn_with_evaluation"])
+    try:
+        return sum(max(0.0, fmean(known[cell.task]) - elapsed.get(cell.name, 0.0)) for cell in cells)
+    except KeyError:
+        return None
+
+
 class Bar:
     """
     A line that says how far a sweep is and how long it will take, above it a line for each cell that ended.
@@ -85,6 +105,7 @@ class Bar:
         self._store, self._engine = store, engine
         self._started: dict[str, float] = {}
         self._end: float | None = None
+        self._known = list(store.recorded().results.values())
         # Cells differ widely in length: tqdm's own estimate would mislead. Nothing is drawn where nobody looks.
         form = "{percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}{postfix}]"
         self._bar = tqdm(total=len(cells), unit="cell", dynamic_ncols=True, bar_format=form, disable=None)
@@ -105,13 +126,15 @@ class Bar:
             self._started.pop(name, None)
             del self._left[name]
             self._bar.update()
+        if status == "done":
+            self._known.append(self._store.result(progress.cell))
         if status not in ("started", "skipped"):
             tqdm.write(f"{status:8}{name}  {progress.message}", file=sys.stdout)
             sys.stdout.flush()
         if status != "skipped":
             now = time.monotonic()
             elapsed = {cell: now - start for cell, start in self._started.items()}
-            seconds = self._store.seconds_left(self._left.values(), elapsed)
+            seconds = seconds_left(self._known, self._left.values(), elapsed)
             self._end = None if seconds is None else now + seconds / max(1, self._engine.capacity)
         self.tick()
 

@@ -1,25 +1,10 @@
-"""Callbacks that watch a run and change nothing in it."""
+"""A callback that watches a run and changes nothing in it."""
 
-import time
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback
 
 from rl_crop.evaluation.networks import read_widths
-
-
-class TimedEvalCallback(EvalCallback):
-    """An ``EvalCallback`` that knows the time it took, on the wall and on the processor, so that it can be taken off."""
-
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-
-    def _on_step(self) -> bool:
-        start, cpu_start = time.perf_counter(), time.process_time()
-        go_on = super()._on_step()
-        self.seconds += time.perf_counter() - start
-        self.cpu_seconds += time.process_time() - cpu_start
-        return go_on
 
 
 class CutRecorder(BaseCallback):

@@ -3,10 +3,8 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from rl_crop.files import read_json
 
@@ -42,14 +40,3 @@ def _damage(path: Path, *version: int) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return " ".join(f"{type(error).__name__}: {error}".split())
     return None
-
-
-def timing(result: Mapping[str, Any]) -> tuple[str, float]:
-    """:return: a result's task, and how many seconds it took"""
-    return result["task"], result["seconds"]["learn_with_evaluation"]
-
-
-@cache  # as above
-def task_and_seconds(path: Path) -> tuple[str, float]:
-    """:return: the same of a file"""
-    return timing(read_json(path))

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import sync_envs_normalization
 
 from rl_crop.evaluation import agents
 from rl_crop.evaluation.building import build_env, build_model
 from rl_crop.evaluation.config import RunConfig
 from rl_crop.evaluation.networks import count_flops, count_left, count_parameters, read_widths
-from rl_crop.evaluation.recording import CutRecorder, TimedEvalCallback
+from rl_crop.evaluation.recording import CutRecorder
 from rl_crop.evaluation.statistics import interquartile_mean
 from rl_crop.evaluation.training import Stopwatch, Training
 from rl_crop.files import remove_abandoned, temporary_folder, write_arrays, write_atomically, write_json, write_text
@@ -53,7 +54,7 @@ def run(
     directory = Path(directory)
     # First what can fail early
     write_text(directory / agents.CONFIG, to_yaml(config))
-    training, whole = Training(config, print_cuts), Stopwatch()
+    training, whole, evaluating = Training(config, print_cuts), Stopwatch(), Stopwatch()
 
     env = build_env(config, seed)
     model = build_model(config, env, seed)
@@ -62,13 +63,14 @@ def run(
     n_eval_envs = min(config.evaluation.n_envs, config.evaluation.n_episodes)  # more would play for nothing
     remove_abandoned(directory)
     with temporary_folder(directory) as temporary:
-        evaluation = TimedEvalCallback(
+        evaluation = EvalCallback(
             build_env(config, seed + CURVE_SEED, n_eval_envs, training=False),
             n_eval_episodes=config.evaluation.n_episodes,
             eval_freq=max(1, config.n_timesteps // config.evaluation.n_evals // config.n_envs),
             log_path=temporary,
             verbose=0,
         )
+        evaluating.watch(evaluation, "on_step")
         with whole.running():
             training.run(model, seed, [recorder, evaluation], evaluation.eval_env, progress_bar)
         with np.load(Path(temporary) / agents.EVALUATIONS) as stored:
@@ -97,10 +99,10 @@ def run(
         "pruning_history": _without_masks(getattr(model, "pruning_history", [])),
         "report": None if training.report is None else training.report.to_dict(),
         "seconds": {
-            "learn": whole.seconds - evaluation.seconds,
+            "learn": whole.seconds - evaluating.seconds,
             "learn_with_evaluation": whole.seconds,
             # Processor time, unlike wall-clock, hardly depends on what else the machine does.
-            "learn_cpu": whole.cpu_seconds - evaluation.cpu_seconds,
+            "learn_cpu": whole.cpu_seconds - evaluating.cpu_seconds,
             # Of these, what pruning took beside the training that it goes with.
             "prune": training.pruning.seconds,
             "prune_cpu": training.pruning.cpu_seconds,

@@ -1,4 +1,9 @@
-"""Statistics of returns. Every random draw comes from a seeded generator, so a figure can be made again."""
+"""
+Statistics of returns. Every random draw comes from a seeded generator, so a figure can be made again.
+
+Of every interval, ``level`` is the confidence, ``n_samples`` the number of bootstrap samples, and ``seed`` of their drawing;
+it is returned as its lower and its upper bound.
+"""
 
 from collections.abc import Sequence
 
@@ -32,15 +37,10 @@ def mean_interval(values: ArrayLike, level: float = 0.95, n_samples: int = 2000,
     A percentile bootstrap interval of the mean.
 
     :param values: independent numbers
-    :param level: the interval's confidence
-    :param n_samples: bootstrap samples
-    :param seed: seeds the resampling
-    :return: the lower and the upper bound
     """
     array = np.asarray(values, dtype=np.float64).ravel()
     draws = array[_indices(np.random.default_rng(seed), n_samples, len(array))]
-    low, high = _percentiles(draws.mean(axis=1), level)
-    return float(low), float(high)
+    return _bounds(draws.mean(axis=1), level)
 
 
 def bootstrap_interval(values: ArrayLike, level: float = 0.95, n_samples: int = 2000, seed: int = 0) -> tuple[float, float]:
@@ -48,10 +48,6 @@ def bootstrap_interval(values: ArrayLike, level: float = 0.95, n_samples: int = 
     A percentile bootstrap interval of the interquartile mean.
 
     :param values: independent numbers
-    :param level: the interval's confidence
-    :param n_samples: bootstrap samples
-    :param seed: seeds the resampling
-    :return: the lower and the upper bound
     """
     return stratified_interval([values], level, n_samples, seed)
 
@@ -63,16 +59,11 @@ def stratified_interval(
     A stratified percentile bootstrap interval of the interquartile mean of all values together.
 
     :param strata: the values by environment; each is resampled by itself, so that every sample has as many of each
-    :param level: the interval's confidence
-    :param n_samples: bootstrap samples
-    :param seed: seeds the resampling
-    :return: the lower and the upper bound
     """
     arrays = [np.asarray(values, dtype=np.float64).ravel() for values in strata]
     generator = np.random.default_rng(seed)
     draws = np.concatenate([array[_indices(generator, n_samples, len(array))] for array in arrays], axis=1)
-    low, high = _percentiles(_middle_means(draws), level)
-    return float(low), float(high)
+    return _bounds(_middle_means(draws), level)
 
 
 def normalise(values: ArrayLike, random: float, dense: float) -> NDArray[np.float64]:
@@ -110,10 +101,6 @@ def improvement_interval(
     Runs of one seed share their start (and a small dense network its widths), so seeds are drawn for both arms at once.
 
     :param pairs: by environment, the scores of both arms on the same seeds in the same order
-    :param level: the interval's confidence
-    :param n_samples: bootstrap samples
-    :param seed: seeds the resampling
-    :return: the lower and the upper bound
     """
     generator = np.random.default_rng(seed)
     total = np.zeros(n_samples)
@@ -123,8 +110,7 @@ def improvement_interval(
             raise ValueError(f"{wins.shape[0]} and {wins.shape[1]} scores: seeds must be paired")
         drawn = _indices(generator, n_samples, len(wins))
         total += wins[drawn[:, :, None], drawn[:, None, :]].mean(axis=(1, 2))
-    low, high = _percentiles(total / len(pairs), level)
-    return float(low), float(high)
+    return _bounds(total / len(pairs), level)
 
 
 def performance_profile(strata: Sequence[ArrayLike], thresholds: ArrayLike) -> NDArray[np.float64]:
@@ -147,10 +133,7 @@ def profile_interval(
 
     :param strata: normalised scores by environment
     :param thresholds: where to look
-    :param level: the interval's confidence
-    :param n_samples: bootstrap samples
-    :param seed: seeds the resampling
-    :return: the lower and the upper bound, one number a threshold each
+    :return: bounds of one number a threshold each
     """
     generator = np.random.default_rng(seed)
     marks = np.asarray(thresholds, dtype=np.float64)
@@ -173,6 +156,11 @@ def _indices(generator: np.random.Generator, n_samples: int, size: int) -> NDArr
 
 def _percentiles(samples: NDArray[np.float64], level: float) -> NDArray[np.float64]:
     return np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def _bounds(samples: NDArray[np.float64], level: float) -> tuple[float, float]:
+    low, high = _percentiles(samples, level)
+    return float(low), float(high)
 
 
 def _middle_means(array: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from rl_crop.core.errors import PruningError
 from rl_crop.evaluation.claims import Claim
-from rl_crop.evaluation.result_files import readable, task_and_seconds, timing
+from rl_crop.evaluation.result_files import readable
 from rl_crop.evaluation.study import Cell
 from rl_crop.evaluation.tasks import run_task
 from rl_crop.files import read_json, read_lines, remove_abandoned, temporary_folder, write_json, write_lines, write_text
@@ -209,23 +208,6 @@ class Store:
             for name in read:
                 (self.folder / name).unlink(missing_ok=True)
         return len(found.results) + len(found.failures)
-
-    def seconds_left(self, cells: Iterable[Cell], elapsed: Mapping[str, float]) -> float | None:
-        """
-        Estimate how long cells take one after another, from the results of the same task that exist.
-
-        :param cells: the cells that are not done
-        :param elapsed: for those that run, how many seconds, by name
-        :return: seconds; ``None`` while a task has no result to judge by
-        """
-        known: dict[str, list[float]] = {}
-        loose = [task_and_seconds(path) for path in self.folder.glob("*.json") if readable(path)]
-        for task, seconds in (*loose, *map(timing, self._merged().results.values())):
-            known.setdefault(task, []).append(seconds)
-        try:
-            return sum(max(0.0, fmean(known[cell.task]) - elapsed.get(cell.name, 0.0)) for cell in cells)
-        except KeyError:
-            return None
 
     def sweep(self) -> None:
         """Remove the temporary folders that killed runs have left, here and where run directories are made."""

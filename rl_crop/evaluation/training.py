@@ -49,6 +49,11 @@ class Stopwatch:
 
         return running
 
+    def watch(self, owner: Any, *methods: str) -> None:
+        """Add the time that methods of an object take."""
+        for name in methods:
+            setattr(owner, name, self.timed(getattr(owner, name)))
+
 
 class Training:
     """
@@ -77,8 +82,7 @@ class Training:
             callback = build_pruning_callback({"verbose": int(print_cuts)} | given)
             callback.check_arguments()
             self._callbacks = [callback]
-            for hook in HOOKS:
-                setattr(self._callbacks[0], hook, self.pruning.timed(getattr(self._callbacks[0], hook)))
+            self.pruning.watch(callback, *HOOKS)
 
     def run(
         self, model: BaseAlgorithm, seed: int, callbacks: Sequence[BaseCallback], eval_env: VecEnv, progress_bar: bool = False

@@ -51,9 +51,9 @@ def test_what_is_merged_counts_as_before(store, cells):
     for cell in cells[:2]:
         store.record(cell, result(cell))
     store.record_failure(cells[2], "Traceback\nValueError: so it is")
-    before = [*map(store.state, cells)], store.recorded(), store.seconds_left(cells, {})
+    before = [*map(store.state, cells)], store.recorded()
     assert store.merge() == 3
-    assert ([*map(store.state, cells)], store.recorded(), store.seconds_left(cells, {})) == before
+    assert ([*map(store.state, cells)], store.recorded()) == before
     assert [path.name for path in store.folder.iterdir() if path.is_file()] == []
     assert store.result(cells[0]) == result(cells[0]) and store.error(cells[2]) == "ValueError: so it is"
     assert store.widths(dataclasses.replace(cells[3], widths_of=cells[0])) == {"pi": [3], "vf": [2]}

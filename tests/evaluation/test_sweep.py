@@ -11,6 +11,7 @@ from rl_crop.evaluation.store import Store, compute
 from rl_crop.evaluation.study import Cell
 from rl_crop.evaluation.sweep import Sweep
 from rl_crop.files import write_json
+from scripts.sweep import seconds_left
 
 RESULT = {"task": "task", "final": {"mean": 1.0}, "seconds": {"learn": 1.0, "learn_with_evaluation": 10.0}}
 
@@ -151,15 +152,14 @@ def test_the_lock_of_a_cell_that_outlived_its_sweep_is_removed(arm, store):
     assert seen(Sweep(store, Pretence()), [cell]) == [("done", "skipped")] and not claim.path.exists()
 
 
-def test_time_left_is_told_from_earlier_results_of_the_task(arm, store):
+def test_time_left_is_told_from_earlier_results_of_the_task(arm):
     first, second = arm("first"), arm("second")
-    assert store.seconds_left([first], {}) is None
-    for i, seconds in enumerate((10.0, 30.0)):
-        write_json(store.folder / f"{i}.json", {**RESULT, "task": "task", "seconds": {"learn_with_evaluation": seconds}})
-    assert store.seconds_left([first, second], {}) == 40
-    assert store.seconds_left([first, second], {first.name: 5.0}) == 35
-    assert store.seconds_left([first, second], {first.name: 99.0}) == 20  # longer than expected, but not less than nothing
-    assert store.seconds_left([], {}) == 0
+    assert seconds_left([], [first], {}) is None
+    known = [{**RESULT, "task": "task", "seconds": {"learn_with_evaluation": seconds}} for seconds in (10.0, 30.0)]
+    assert seconds_left(known, [first, second], {}) == 40
+    assert seconds_left(known, [first, second], {first.name: 5.0}) == 35
+    assert seconds_left(known, [first, second], {first.name: 99.0}) == 20  # longer than expected, but not less than nothing
+    assert seconds_left(known, [], {}) == 0
 
 
 def test_small_returns_are_told_with_their_digits(arm, store):
