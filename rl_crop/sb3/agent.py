@@ -16,7 +16,7 @@ from rl_crop.core import prunable
 from rl_crop.core.errors import PruningError, explained
 from rl_crop.core.given import check_callable, described, listed, listed_batches
 from rl_crop.core.importance.context import GRADIENT_FREE
-from rl_crop.core.importance.criteria import needs_data
+from rl_crop.core.importance.criteria import REPAIRED, needs_data
 from rl_crop.core.masking.plan import make_mask_plan
 from rl_crop.core.masking.weights import Weights
 from rl_crop.core.pruning.original import share_of_now
@@ -105,7 +105,7 @@ def plan_policy_pruning(
         hyper = Hyperparameters.of(model, gamma=gamma, ent_coef=ent_coef)
     parts = describe(policy, hyper)
     losses = _losses(policy, parts, loss)
-    if chosen.criterion_given or not (sparsity is None or is_auto(sparsity)):
+    if chosen.criterion_given or not (sparsity is None or is_auto(sparsity) or chosen.criterion == REPAIRED):
         _check_gradient(policy, chosen.criterion, losses)
     past = None if model is None else history(model)
     targets = share_of_now(target_by_network(sparsity, networks), of, past, settings)

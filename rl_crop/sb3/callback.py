@@ -61,7 +61,8 @@ class PruningCallback(BaseCallback):
 
     :param sparsity: share of each network's prunable parameters to remove, in [0, 1): one number, or by network. By default,
         and where it is ``"auto"``, the smallest widths are found at which the repaired networks compute what they did.
-    :param criterion: name of the criterion (``"crop"``), or a function of an ``ImportanceContext``.
+    :param criterion: name of the criterion, or a function of an ``ImportanceContext``; ``"obs_crop"`` where the cut is
+        refitted, else ``"crop"``.
     :param networks: with one number, the networks it applies to (all by default).
     :param scope: ``"network"`` (the default), ``"layer"`` or ``"global"``.
     :param budget: ``"params"``, ``"flops"`` or ``"units"``.

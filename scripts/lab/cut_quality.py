@@ -7,9 +7,11 @@ Example::
 
     python scripts/lab/cut_quality.py configs/ppo_lunarlander.yaml configs/sac_halfcheetah.yaml
     python scripts/lab/cut_quality.py configs/ppo_tracking.yaml --trained 0.25 --compensations least_squares
+    python scripts/lab/cut_quality.py --compare docs/results/cut_quality/repaired
 """
 
 import copy
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -33,7 +35,7 @@ from lab.partly_trained import partly_trained
 from rl_crop import prune_policy
 from rl_crop.evaluation import load_config
 from rl_crop.evaluation.building import build_env
-from rl_crop.files import write_json, write_text
+from rl_crop.files import read_json, write_json, write_text
 from rl_crop.sb3.data import BATCH_SIZE, N_BATCHES, collect, rollout_samples, split
 from rl_crop.sb3.networks import entropy_coefficient
 from rl_crop.supervised.objectives import explained_variance
@@ -135,7 +137,7 @@ COMPENSATIONS = ("none", "bias", "least_squares", "distill")
 
 @dataclass(frozen=True)
 class Args:
-    configs: tyro.conf.Positional[tuple[Path, ...]]
+    configs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """The tasks: YAML files of `configs/`."""
     seed: int = 0
     """Seeds the agents and the data."""
@@ -151,6 +153,39 @@ class Args:
     """By name."""
     out: Path = Path("runs/cut_quality")
     """Where the results go."""
+    compare: Path | None = None
+    """A folder of results: nothing is measured, and `obs` and `obs_crop` are compared with what does not know the repair."""
+
+
+RIVALS = ("crop", "span_crop", "magnitude", "span")
+KNOWING = ("obs:network", "obs:layer", "obs_crop:network", "obs_crop:layer")
+
+
+def comparison(results: Sequence[dict[str, Any]]) -> str:
+    """
+    :param results: of several tasks
+    :return: a table of unexplained variance after the repaired cut, as a share of that of the best rival in its better scope;
+        one line a task, function and sparsity, and the median and the largest share over 95 and 99 %
+    """
+    lines = ["| task, trained | function | sparsity | best rival | " + " | ".join(f"`{way}`" for way in KNOWING) + " |"]
+    lines.append("|---|---|---|---|" + "---|" * len(KNOWING))
+    shares: dict[str, list[float]] = {way: [] for way in KNOWING}
+    for result in results:
+        for function, sparsity in itertools.product(("action", "value"), SPARSITIES):
+            rows = [row for row in result["rows"] if row["sparsity"] == sparsity and row["compensation"] == "least_squares"]
+            left = {f"{row['criterion']}:{row['scope']}": 1.0 - row[function] for row in rows}
+            best = min((way for way in left if way.split(":")[0] in RIVALS), key=lambda way: left[way])
+            own = {way: left[way] / left[best] for way in KNOWING}
+            if sparsity >= 0.95:
+                for way, share in own.items():
+                    shares[way].append(share)
+            name = f"{result['task']}, {result['trained']:.0%}"
+            cells = " | ".join(f"{share:.2f}" for share in own.values())
+            lines.append(f"| {name} | {function} | {sparsity:.0%} | `{best}` {left[best]:.2g} | {cells} |")
+    for word, of in (("median", np.median), ("largest", np.max)):
+        cells = " | ".join(f"**{of(shares[way]):.2f}**" for way in KNOWING)
+        lines.append(f"| {word} at 95 and 99 % | | | | {cells} |")
+    return "\n".join(lines)
 
 
 def markdown(rows: list[dict[str, Any]], function: str) -> str:
@@ -170,7 +205,9 @@ def markdown(rows: list[dict[str, Any]], function: str) -> str:
 
 
 def main(args: Args) -> None:
-    """Measure every task and write its results."""
+    """Measure every task and write its results, or compare what is written."""
+    if args.compare is not None:
+        print(comparison([read_json(path) for path in sorted(args.compare.glob("*.json"))]))
     for path in args.configs:
         config = load_config(path)
         env = build_env(config, args.seed)

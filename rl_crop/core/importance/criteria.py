@@ -205,6 +205,15 @@ BY_UNIT = SPANNING | {"crop_gate", "snap", "taylor", "unit_norm", "filter_l1", "
 """Criteria that have no score for a single weight."""
 
 
+REPAIRED, WITHOUT_GRADIENT, PLAIN = "obs_crop", "obs", "crop"
+"""Criteria where none is given: of a cut that is refitted; the same without a loss; of a plain cut, and of masks."""
+
+
+def default_criterion(structured: bool, compensation: str) -> str:
+    """:return: the criterion where none is given: one that knows the repair, where there is one."""
+    return REPAIRED if structured and compensation in ("least_squares", "distill") else PLAIN
+
+
 def needs_data(criterion: str | Criterion) -> bool:
     """:return: whether a criterion looks at batches, as far as is known."""
     return not isinstance(criterion, str) or criterion not in GRADIENT_FREE or criterion in SPANNING
@@ -247,9 +256,8 @@ def _losses(context: ImportanceContext, importance: Mapping[str, np.ndarray]) ->
     for group in context.groups:
         readers = readers_of(group, received[group.name], context.parameters, importance)
         if not readers:
-            raise PruningError(
-                f"What reads the units of {group.name!r} cannot be looked at: use a criterion without activations."
-            )
+            scores[group.name] = np.zeros(group.n_units)  # what reads them cannot be looked at
+            continue
         order = removal_order(readers)
         scores[group.name] = np.empty(group.n_units)
         score = 0.0

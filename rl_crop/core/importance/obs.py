@@ -63,6 +63,8 @@ def removal_order(readers: Sequence[Reader]) -> np.ndarray:
     """
     read = np.logical_or.reduce([reader.weight[:, reader.units].any((0, 2)) for reader in readers])
     order, left = list(np.flatnonzero(~read)), np.flatnonzero(read)
+    if not len(left):
+        return np.array(order, dtype=np.int64)
     states = [_Removal(reader, left) for reader in readers]
     wait = max(1, BLOCK // max(reader.units.shape[1] for reader in readers))
     gone = np.zeros(len(left))  # infinite for a unit that is gone

@@ -41,7 +41,7 @@ def with_fallback(
 def signal_notes(silent: Sequence[str], criterion: str) -> tuple[str, ...]:
     """:return: what the user should know of layers without a signal."""
     return tuple(
-        f"{name}: {criterion} gives all its units one score (is it frozen, or does no gradient reach it?), so they are ranked "
-        f"by magnitude and go in the proportion of the other layers"
+        f"{name}: {criterion} gives all its units one score (is it frozen, does no gradient reach it, or cannot what reads it "
+        f"be looked at?), so they are ranked by magnitude and go in the proportion of the other layers"
         for name in silent
     )

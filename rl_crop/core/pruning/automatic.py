@@ -19,8 +19,6 @@ from rl_crop.core.model import Copy, Run, Subject
 from rl_crop.core.pruning.plan import PruningPlan, SizePoint
 from rl_crop.core.pruning.surgery import Transaction
 
-FOUND_BY, WITHOUT_GRADIENT = "obs_crop", "obs"
-"""Criteria of ``sparsity="auto"`` where none is given, with and without a loss: they know what the repair can do."""
 TOLERANCE = 1e-3
 """Share of the variance of a network's outputs that the repaired cut may leave unexplained, where nobody says otherwise."""
 EARLY_TOLERANCE = 1e-4

@@ -13,13 +13,13 @@ from rl_crop.core.graph.groups import DependencyGraph, Group
 from rl_crop.core.graph.memory import beyond_reach
 from rl_crop.core.importance.activations import MIN_OBSERVATIONS, UnitActivations, dormant_shares
 from rl_crop.core.importance.context import GRADIENT_FREE, ImportanceContext, unit_scores
-from rl_crop.core.importance.criteria import ERRORS, resolve_criterion
+from rl_crop.core.importance.criteria import ERRORS, REPAIRED, WITHOUT_GRADIENT, resolve_criterion
 from rl_crop.core.importance.received import ReceivedMoments
 from rl_crop.core.importance.signal import signal_notes, with_fallback
 from rl_crop.core.masking.masks import refuse_masked
 from rl_crop.core.model import Network, Subject
 from rl_crop.core.pruning.allocation import Budget
-from rl_crop.core.pruning.automatic import FOUND_BY, WITHOUT_GRADIENT, Trials, for_fitting, smallest, tolerance_of
+from rl_crop.core.pruning.automatic import Trials, for_fitting, smallest, tolerance_of
 from rl_crop.core.pruning.cutting import TRACE_BATCH
 from rl_crop.core.pruning.plan import PruningPlan, SizePoint
 from rl_crop.core.pruning.settings import AUTO, Settings, Target
@@ -58,9 +58,9 @@ def make_plan(subject: Subject, sparsity: Target | None, settings: Settings) -> 
         settings = settings.in_shares()
         if automatic and not subject.has_observations:
             raise PruningError("sparsity='auto' compares outputs on observations: give batches, or a sparsity.")
-        if automatic and not settings.criterion_given:
+        if not settings.criterion_given and (automatic or settings.criterion == REPAIRED):
             gradients = all(network.loss is not None for network in subject.networks if wanted.get(network.name))
-            settings = replace(settings, criterion=FOUND_BY if gradients else WITHOUT_GRADIENT)
+            settings = replace(settings, criterion=REPAIRED if gradients else WITHOUT_GRADIENT)
         looked_at = for_fitting(subject) if automatic else subject
         chosen = [network for network in looked_at.networks if wanted.get(network.name)]
         activations = UnitActivations(looked_at, graph)
@@ -165,7 +165,7 @@ def _scores(
     scores = unit_scores(resolve_criterion(criterion)(context), groups)
     # A function of the user's own means what it says of whole layers, where it says anything.
     telling = callable(settings.criterion) and len(np.unique(np.concatenate([*scores.values()]))) > 1
-    return (scores, ()) if telling or settings.criterion in ERRORS else with_fallback(scores, context, groups)
+    return (scores, ()) if telling else with_fallback(scores, context, groups)
 
 
 def _frozen(subject: Subject, network: Network) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from rl_crop.core.errors import PruningError
 from rl_crop.core.given import listed
 from rl_crop.core.importance.context import Criterion
-from rl_crop.core.importance.criteria import BY_UNIT, resolve_criterion
+from rl_crop.core.importance.criteria import BY_UNIT, default_criterion, resolve_criterion
 from rl_crop.core.masking.distributions import ELEMENT_SCOPES
 from rl_crop.core.pruning.allocation import BUDGETS, SCOPES
 from rl_crop.core.pruning.compensation import COMPENSATIONS
@@ -26,7 +26,7 @@ class Settings:
     How units are chosen and what repairs the cut; the keywords of every ``plan_...`` and ``prune_...`` function.
 
     :param criterion: a name in :data:`~rl_crop.core.importance.criteria.CRITERIA`, or a function of an ``ImportanceContext``;
-        by default ``"crop"``, or ``"obs_crop"`` where a size is to be found.
+        by default ``"obs_crop"`` (``"obs"`` where there is no loss); ``"crop"`` for masks, and where nothing is refitted.
     :param scope: ``"network"`` (one ranking a network), ``"layer"`` (the same share of units in every layer),
         ``"isomorphic"`` (rankings among layers of one kind and place, such as those inside residual blocks; each such class
         loses the same share of units) or ``"global"`` (one ranking and one budget over all networks); of weights also
@@ -62,7 +62,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.criterion == "":
-            object.__setattr__(self, "criterion", "crop")
+            object.__setattr__(self, "criterion", default_criterion(self.structured, self.compensation))
             object.__setattr__(self, "criterion_given", False)
         resolve_criterion(self.criterion)
         scopes = SCOPES if self.structured else ELEMENT_SCOPES

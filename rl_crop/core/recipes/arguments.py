@@ -5,13 +5,13 @@ from dataclasses import fields, replace
 from typing import Any
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.pruning.automatic import FOUND_BY
+from rl_crop.core.importance.criteria import REPAIRED, default_criterion
 from rl_crop.core.pruning.schedules import SCHEDULES
 from rl_crop.core.pruning.settings import check_choices
 from rl_crop.core.recipes.recipe import OPTIONS, Recipe
 from rl_crop.core.recipes.registry import resolve_recipe
 
-EARLY = Recipe(criterion="crop", when="lazy", until=0.3, compensation="least_squares")
+EARLY = Recipe(criterion=REPAIRED, when="lazy", until=0.3, compensation="least_squares")
 """Where no recipe is named: one early cut of units, repaired."""
 STEPS = {"one_shot": {"schedule": "once", "inner": "none"}, "iterative": {"schedule": "once", "inner": "halving"}}
 """What ``schedule=`` of :func:`~rl_crop.prune_policy` and its like says in one word, as the parts of a recipe."""
@@ -25,7 +25,8 @@ def recipe_of(recipe: str | Recipe | None, given: Mapping[str, Any], finds_size:
     :return: the recipe.
     :raises PruningError: a name is unknown, a value is wrong, or the recipe has a course that cannot be changed so.
     """
-    early = replace(EARLY, criterion=FOUND_BY) if finds_size and given.get("structured") is not False else EARLY
+    units, repair = given.get("structured") is not False, given.get("compensation", EARLY.compensation)
+    early = replace(EARLY, criterion=REPAIRED if units and finds_size else default_criterion(units, repair))
     base, given = early if recipe is None else resolve_recipe(recipe), dict(given)
     if isinstance(given.get("schedule"), str):
         check_choices({"schedule": (given["schedule"], [*STEPS, *SCHEDULES])})

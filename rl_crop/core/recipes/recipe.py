@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from rl_crop.core.errors import PruningError
 from rl_crop.core.importance.context import Criterion
-from rl_crop.core.importance.criteria import BY_UNIT, needs_data
+from rl_crop.core.importance.criteria import BY_UNIT, default_criterion, needs_data
 from rl_crop.core.masking.distributions import ELEMENT_SCOPES
 from rl_crop.core.masking.regrowth import REGROW
 from rl_crop.core.pruning.allocation import SCOPES
@@ -104,7 +104,7 @@ class Recipe:
     A pruning method; all values are plain.
 
     :param criterion: which weights or units matter: a name in :data:`~rl_crop.core.importance.criteria.CRITERIA`, or a
-        function; by default ``"crop"``, or what a driver scores by.
+        function; by default what a driver scores by, ``"obs_crop"`` where a cut is refitted, else ``"crop"``.
     :param structured: whether units are chosen, or single weights.
     :param scope: among whom: ``"network"``, ``"layer"``, ``"global"``; for weights also ``"er"`` and ``"erk"``.
     :param schedule: how much, when asked: a name in :data:`~rl_crop.core.pruning.schedules.SCHEDULES`: ``"once"``;
@@ -145,7 +145,7 @@ class Recipe:
     def __post_init__(self) -> None:
         own = DRIVERS[self.driver].scores if self.driver in DRIVERS else ""
         if not self.criterion:
-            object.__setattr__(self, "criterion", own or "crop")
+            object.__setattr__(self, "criterion", own or default_criterion(self.structured, self.compensation))
         elif self.criterion != (own or self.criterion):
             raise PruningError(f"criterion={self.criterion!r}: driver={self.driver!r} scores by {own!r}, and takes no other.")
         choices: dict[str, Any] = {
