@@ -100,8 +100,10 @@ def test_given_arguments_win_over_the_recipe():
     assert found == [4, 2]
     assert resolved(recipe="earlycrop_s").when == "distance"  # as the paper has it
     assert resolved(recipe="earlycrop_s", when="lazy").when == "lazy"
-    assert (resolved(0.9).criterion, resolved(0.9).when, resolved(0.9).compensation) == ("crop", "lazy", "least_squares")
-    assert resolved().criterion == "obs_crop"  # a size is found by what the repair can do
+    assert (resolved(0.9).criterion, resolved(0.9).when, resolved(0.9).compensation) == ("obs_crop", "lazy", "least_squares")
+    assert resolved().criterion == "obs_crop"  # what is repaired is ranked by what the repair can do
+    assert [resolved(0.9, **own).criterion for own in ({"compensation": "none"}, {"structured": False})] == ["crop", "crop"]
+    assert [resolved(0.9, recipe=name).criterion for name in ("earlycrop_s", "crop_s")] == ["crop_gate", "crop"]
 
 
 def test_a_given_schedule_wins_where_the_recipe_has_no_course_of_its_own():

@@ -276,3 +276,25 @@ def test_obs_needs_no_loss():
     model, data = mlp(), batches()
     plan = plan_pruning(model, None, data, 0.3, criterion="obs")
     assert all(np.array_equal(plan.scores[name], score) for name, score in planned(model, data).scores.items())
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings", "criterion"),
+    [
+        (mse, {}, "obs_crop"),
+        (mse, {"compensation": "distill"}, "obs_crop"),
+        (None, {}, "obs"),
+        (mse, {"compensation": "bias"}, "crop"),
+        (mse, {"structured": False}, "crop"),
+        (mse, {"sparsity": "auto", "compensation": "none"}, "obs_crop"),
+    ],
+)
+def test_where_none_is_given_the_criterion_knows_the_repair_that_comes(loss, settings, criterion):
+    data = batches() if loss is not None else [x for x, _ in batches()]
+    plan = plan_pruning(mlp(), loss, data, **{"sparsity": 0.5, **settings})
+    assert plan.settings.criterion == criterion
+
+
+def test_where_nothing_is_read_units_go_in_their_order():
+    still = Reader(np.zeros((2, 3)), np.eye(3), 0.1, np.arange(3)[:, None])
+    assert removal_order([still]).tolist() == [0, 1, 2]
