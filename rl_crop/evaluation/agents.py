@@ -94,13 +94,7 @@ class SavedAgent:
 
 
 def own_file(model: Path, name: str) -> Path:
-    """
-    The place of a file that belongs to one agent of several in a folder.
-
-    :param model: the agent's zip
-    :param name: the file's name in a run directory
-    :return: for example ``small.config.yaml`` beside ``small.zip``
-    """
+    """:return: the place of a file of one agent of several in a folder, such as ``small.config.yaml`` beside ``small.zip``"""
     return model.with_name(f"{model.stem}.{name}")
 
 

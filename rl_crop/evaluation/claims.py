@@ -47,10 +47,7 @@ class Claim:
     @staticmethod
     def is_held(path: Path) -> bool:
         """
-        Ask without claiming. A file that nobody has locked, which a killed process left, is removed.
-
-        :param path: the file that would be locked
-        :return: whether a process holds the claim
+        :return: whether a process holds the claim. A file that nobody has locked, which a killed process left, is removed.
         """
         if not path.exists():
             return False

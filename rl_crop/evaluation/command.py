@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rl_crop.core.errors import PruningError
-from rl_crop.evaluation.config import ConfigError
 from rl_crop.optional import require
 
 TRACEBACK = "RL_CROP_TRACEBACK"
@@ -50,7 +49,7 @@ def in_one_line(run: Callable[[], Any], name: str) -> int:
 
 def _described(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, (PruningError, ConfigError, ImportError)):
+    if isinstance(error, (PruningError, ImportError)):
         return text
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror.lower()}"

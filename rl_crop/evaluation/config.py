@@ -135,21 +135,11 @@ class RunConfig:
         return data | {"env": self.env, "algo": self.algo, "n_timesteps": self.n_timesteps}
 
     def with_pruning(self, pruning: Mapping[str, Any] | None) -> "RunConfig":
-        """
-        The same run with other pruning settings.
-
-        :param pruning: keyword arguments of ``rl_crop.PruningCallback``; ``None`` trains densely
-        :return: the new configuration
-        """
+        """:return: the same run with other arguments of ``rl_crop.PruningCallback``; ``None`` trains densely"""
         return dataclasses.replace(self, pruning=None if pruning is None else dict(pruning))
 
     def with_widths(self, widths: Mapping[str, list[int]] | list[int]) -> "RunConfig":
-        """
-        The same run with networks of other widths.
-
-        :param widths: the ``net_arch``
-        :return: the new configuration
-        """
+        """:return: the same run with networks of another ``net_arch``"""
         return dataclasses.replace(self, policy_kwargs=self.policy_kwargs | {"net_arch": widths})
 
 
@@ -169,13 +159,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Merge two mappings; where both hold a mapping under a key, these are merged too.
-
-    :param base: the mapping that gives way
-    :param overrides: the mapping that wins
-    :return: a new mapping
-    """
+    """:return: a new mapping, in which the second wins; where both hold a mapping under a key, these are merged too"""
     merged = dict(base)
     for key, value in overrides.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -185,10 +169,7 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
 
 def short_hash(data: Any) -> str:
     """
-    Eight hexadecimal digits that stand for a value made of mappings, lists, numbers and strings.
-
-    :param data: the value; the order of keys does not matter
-    :return: the first digits of its SHA-256
+    :return: eight hexadecimal digits that stand for a value of mappings, lists, numbers and strings, in any order of keys
     """
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
 

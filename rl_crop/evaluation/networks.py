@@ -28,10 +28,7 @@ def count_parameters(model: BaseAlgorithm) -> dict[str, int]:
 
 
 def count_left(model: BaseAlgorithm) -> int:
-    """
-    :param model: the agent
-    :return: the parameters that it learns and that are not masked
-    """
+    """:return: the parameters that an agent learns and that are not masked"""
     learnt = [parameter for name, parameter in model.policy.named_parameters() if _network_of(model, name) is not None]
     return weights_left(learnt)
 
@@ -43,8 +40,7 @@ def weights_left(tensors: Sequence[th.Tensor]) -> int:
 
 def count_flops(model: BaseAlgorithm) -> int:
     """
-    :param model: the agent
-    :return: floating-point operations for one observation through every network once; masked weights count as others
+    :return: floating-point operations for one observation through every network of an agent once; masked weights count too
     """
     return trace(agent_subject(model, [])).flops
 

@@ -89,10 +89,8 @@ def _mark_cuts(axes: Any, cuts: Sequence[Mapping[str, Any]]) -> None:
 
 def describe_cut(cut: Mapping[str, Any]) -> str:
     """
-    The widths before and after a cut, in words.
-
-    :param cut: one entry of a report's ``cuts``
-    :return: for example ``"actor 256-256 → 31-40, critic 256-256 → 35-37"``; heads without hidden layers are left out
+    :return: the widths before and after a cut, for example ``"actor 256-256 → 31-40, critic 256-256 → 35-37"``; heads without
+        hidden layers are left out
     """
     before, after = cut["widths_before"], cut["widths_after"]
     if isinstance(before, list):

@@ -144,21 +144,12 @@ def final_evaluation(model: BaseAlgorithm, config: RunConfig, seed: int) -> dict
 
 
 def to_yaml(config: RunConfig) -> str:
-    """
-    A configuration as text that :func:`~rl_crop.evaluation.config.load_config` reads back.
-
-    :param config: the configuration
-    :return: YAML
-    """
+    """:return: a configuration as text that :func:`~rl_crop.evaluation.config.load_config` reads back"""
     return str(require("yaml", "scripts").safe_dump(config.to_dict(), sort_keys=False))
 
 
 def versions() -> dict[str, str]:
-    """
-    The versions that a result depends on.
-
-    :return: versions by package, and that of Python
-    """
+    """:return: the versions that a result depends on, by package, and that of Python"""
     found = {"python": platform.python_version()}
     for package in ("rl-crop", "stable-baselines3", "torch", "gymnasium", "numpy"):
         try:

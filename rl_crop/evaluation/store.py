@@ -64,39 +64,19 @@ class Store:
         return self.folder.with_name(self.folder.name + MERGED)
 
     def result_path(self, cell: Cell) -> Path:
-        """
-        Where the result of a cell is written.
-
-        :param cell: the cell
-        :return: a JSON file, which exists from when the cell is done until it is merged
-        """
+        """:return: where the result of a cell is written: a JSON file, from when the cell is done until it is merged"""
         return self.folder / f"{cell.name}.json"
 
     def failure_path(self, cell: Cell) -> Path:
-        """
-        Where the error of a cell is written.
-
-        :param cell: the cell
-        :return: a text file, which exists when the last try failed, until it is merged; its last line is the error in short
-        """
+        """:return: where the error of a cell is written until it is merged: a text file, whose last line says it in short"""
         return self.folder / f"{cell.name}{_FAILED}"
 
     def claim(self, cell: Cell) -> Claim | None:
-        """
-        Claim a cell, to run it.
-
-        :param cell: the cell
-        :return: the claim; ``None`` while another sweep has it
-        """
+        """:return: a claim of a cell, to run it; ``None`` while another sweep has it"""
         return Claim.take(self._lock_path(cell))
 
     def state(self, cell: Cell) -> str:
-        """
-        How far a cell is.
-
-        :param cell: the cell
-        :return: ``"done"``, ``"failed"``, ``"running"`` or ``"to do"``
-        """
+        """:return: how far a cell is: ``"done"``, ``"failed"``, ``"running"`` or ``"to do"``"""
         # What was merged is looked up last: a file that is gone by now is there.
         if readable(self.result_path(cell)) or cell.name in self._merged().results:
             return "done"
@@ -105,67 +85,38 @@ class Store:
         return "running" if Claim.is_held(self._lock_path(cell)) else "to do"
 
     def tidy(self, cell: Cell) -> None:
-        """
-        Remove the lock that is left behind by a sweep that was killed together with its cell.
-
-        :param cell: a cell that is done
-        """
+        """Remove the lock of a cell that is done, where a sweep that was killed together with the cell has left it."""
         Claim.is_held(self._lock_path(cell))  # to ask is enough
 
     def result(self, cell: Cell) -> dict[str, Any]:
-        """
-        :param cell: a cell that is done
-        :return: what :meth:`record` wrote
-        """
+        """:return: what :meth:`record` wrote of a cell that is done"""
         try:
             return read_json(self.result_path(cell))
         except FileNotFoundError:
             return self._merged().results[cell.name]
 
     def error(self, cell: Cell) -> str:
-        """
-        :param cell: a cell that failed
-        :return: the last line of what was recorded
-        """
+        """:return: the last line of what was recorded of a cell that failed"""
         try:
             return last_line(self.failure_path(cell).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return last_line(self._merged().failures[cell.name])
 
     def widths(self, cell: Cell) -> Any:
-        """
-        The widths that a cell takes over.
-
-        :param cell: the cell
-        :return: what the cell that it depends on ended with; ``None`` where it depends on none
-        """
+        """:return: the widths that a cell takes over from the one that it depends on; ``None`` where it depends on none"""
         return None if cell.widths_of is None else self.result(cell.widths_of)["widths"]
 
     def record(self, cell: Cell, result: Mapping[str, Any]) -> None:
-        """
-        Write a result. A failure of an earlier try is forgotten.
-
-        :param cell: the cell
-        :param result: what :func:`compute` returned
-        """
+        """Write what :func:`compute` returned for a cell. A failure of an earlier try is forgotten."""
         write_json(self.result_path(cell), result)
         self.failure_path(cell).unlink(missing_ok=True)
 
     def record_failure(self, cell: Cell, text: str) -> None:
-        """
-        Write why a cell has no result.
-
-        :param cell: the cell
-        :param text: what went wrong, in short in the last line
-        """
+        """Write why a cell has no result, in short in the last line."""
         write_text(self.failure_path(cell), text.rstrip() + "\n")
 
     def forget_failures(self, cells: Iterable[Cell]) -> None:
-        """
-        Let cells that failed be run again.
-
-        :param cells: the cells
-        """
+        """Let cells that failed be run again."""
         names = set()
         for cell in cells:
             self.failure_path(cell).unlink(missing_ok=True)
@@ -242,10 +193,7 @@ class Store:
 
 
 def last_line(text: str) -> str:
-    """
-    :param text: what was recorded of a failure
-    :return: the error in short
-    """
+    """:return: the error in short, of what was recorded of a failure"""
     return (text.strip().splitlines() or ["no message"])[-1]
 
 

@@ -119,12 +119,7 @@ def load_study(path: str | Path) -> list[Cell]:
 
 
 def default_results(study: Path) -> Path:
-    """
-    The folder of a study's results.
-
-    :param study: the study's file
-    :return: for example ``runs/returns`` for ``study_returns.yaml``
-    """
+    """:return: the folder of a study's results, for example ``runs/returns`` for ``study_returns.yaml``"""
     return Path("runs") / study.stem.removeprefix("study_")
 
 

@@ -136,12 +136,7 @@ def verdict_text(non_inferior: bool, margin: float) -> str:
 
 
 def estimate(value: float, interval: Interval | None, text: Callable[[float], str]) -> str:
-    """
-    :param value: the estimate
-    :param interval: its bounds; ``None`` for a single seed
-    :param text: how a number is written
-    :return: for example ``"1.00 [0.95, 1.10]"``
-    """
+    """:return: a value with its interval, for example ``"1.00 [0.95, 1.10]"``"""
     return text(value) if interval is None else f"{text(value)} [{text(interval[0])}, {text(interval[1])}]"
 
 

@@ -66,9 +66,8 @@ def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
 
 def check_task(config: TaskConfig) -> None:
     """
-    Look at what a run would refuse, before anything runs.
+    Refuse what a run would refuse, before anything runs.
 
-    :param config: what to run
     :raises ConfigError: names the key that is wrong
     """
     if not isinstance(config, RunConfig):

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from rl_crop.core.errors import PruningError
 from rl_crop.optional import require
 
 
-class ConfigError(ValueError):
+class ConfigError(PruningError):
     """A configuration that cannot be run; the message names the key."""
 
 

@@ -24,7 +24,7 @@ import tyro
 from lab.performance.machine import load_average, machine_facts
 from lab.performance.wide_arms import arm_job, in_process, table, telling_limit, with_width
 from rl_crop.core.errors import PruningError
-from rl_crop.evaluation.config import ConfigError, read_yaml
+from rl_crop.evaluation.config import read_yaml
 from rl_crop.files import write_json
 
 
@@ -81,5 +81,5 @@ def main(args: Args) -> None:
 if __name__ == "__main__":
     try:
         main(tyro.cli(Args, description=__doc__))
-    except (ConfigError, PruningError) as error:
+    except PruningError as error:
         sys.exit(f"Error: {error}")

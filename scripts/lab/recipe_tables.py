@@ -21,7 +21,6 @@ import tyro
 from lab.recipe_report.picture import recipe_picture
 from lab.recipe_report.tables import NOTES, outcome, recipe_tables
 from rl_crop.core.errors import PruningError
-from rl_crop.evaluation import ConfigError
 from rl_crop.evaluation.results import DENSE, load_results
 from rl_crop.evaluation.store import Store
 from rl_crop.evaluation.study import default_results, load_study
@@ -76,5 +75,5 @@ def main(args: Args) -> None:
 if __name__ == "__main__":
     try:
         main(tyro.cli(Args, description=__doc__))
-    except (ConfigError, PruningError) as error:
+    except PruningError as error:
         sys.exit(f"Error: {error}")

@@ -130,5 +130,5 @@ if __name__ == "__main__":
         main(tyro.cli(Args, description=__doc__))
     except MissingDataError as error:
         print(f"Skipped: {error}", file=sys.stderr)
-    except (ConfigError, PruningError) as error:
+    except PruningError as error:
         sys.exit(f"Error: {error}")

@@ -43,12 +43,7 @@ class Picture:
         return text.getvalue()
 
     def save(self, folder: Path) -> list[Path]:
-        """
-        Write the figure.
-
-        :param folder: where to
-        :return: the PNG file and the SVG file
-        """
+        """Write the figure. :return: the PNG file and the SVG file"""
         with settings():
             png = write_atomically(folder / f"{self.name}.png", lambda path: self._figure.savefig(path, dpi=150))
         return [png, write_text(folder / f"{self.name}.svg", self.svg)]
@@ -102,13 +97,7 @@ def task_pictures(results: Results, task: str) -> list[Picture]:
 
 
 def curve_picture(results: Results, task: str, groups: list[tuple[str, str]], name: str) -> Picture:
-    """
-    :param results: the study
-    :param task: its name
-    :param groups: the arms and sparsities to show, a panel each
-    :param name: of the picture's files
-    :return: their learning curves
-    """
+    """:return: the learning curves of some arms and sparsities of a task, a panel each"""
     styles = study_styles(results)
 
     def draw() -> Any:
@@ -135,13 +124,7 @@ def curve_picture(results: Results, task: str, groups: list[tuple[str, str]], na
 
 
 def overall_pictures(results: Results, tasks: list[str], sparsity: str, found: list[Overall]) -> list[Picture]:
-    """
-    :param results: the study
-    :param tasks: the environments that tell the arms apart
-    :param sparsity: the sparsity
-    :param found: the arms over these environments
-    :return: the figures of all of them together
-    """
+    """:return: the figures of all environments together that tell the arms apart"""
     styles, cells = study_styles(results), {"sparsity": sparsity}
 
     def together() -> Any:

@@ -10,16 +10,7 @@ from rl_crop.evaluation.results import DENSE, Results, pd
 
 
 def draw_curves(axes: Any, results: Results, task: str, arm: str, sparsity: str, styles: Mapping[str, ArmStyle]) -> None:
-    """
-    Draw every seed as a thin line and their mean as a thick one, beside the mean of the dense arm.
-
-    :param axes: where
-    :param results: the study
-    :param task: its name
-    :param arm: the arm's name
-    :param sparsity: its sparsity
-    :param styles: of every arm
-    """
+    """Draw every seed of an arm as a thin line and their mean as a thick one, beside the mean of the dense arm."""
     from matplotlib.ticker import EngFormatter
 
     runs, color = results.of(task, arm, sparsity), styles[arm].color

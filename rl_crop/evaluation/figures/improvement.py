@@ -9,21 +9,15 @@ from rl_crop.evaluation.results import DENSE
 
 
 def rows_of(found: Sequence[Improvement]) -> list[tuple[str, str]]:
-    """
-    :param found: comparisons with any rival
-    :return: the arms and sparsities compared, a row each
-    """
+    """:return: the arms and sparsities compared with any rival, a row each"""
     return sorted({_group(comparison) for comparison in found}, key=lambda group: (group[1], group[0]))
 
 
 def draw_improvements(axes: Any, found: Sequence[Improvement], rival: str, styles: Mapping[str, ArmStyle]) -> None:
     """
-    Draw one row an arm, with wins, ties and losses on paired seeds beside it.
+    Draw one row an arm, with wins, ties and losses against a rival on paired seeds beside it.
 
-    :param axes: where
     :param found: comparisons with any rival; all of them give the rows, so that panels can stand side by side
-    :param rival: the rival to show
-    :param styles: of every arm
     """
     rows = rows_of(found)
     for comparison in found:

@@ -12,10 +12,8 @@ _ID = re.compile(r' id="([^"]*)"')
 
 def inline_svg(picture: Picture) -> str:
     """
-    A figure as an SVG element that can stand in a page beside others.
-
-    :param picture: the figure
-    :return: the element; every mark of a cell has ``data-arm``, ``data-sparsity`` and ``data-seed``
+    :return: a figure as an SVG element that can stand in a page beside others; every mark of a cell has ``data-arm``,
+        ``data-sparsity`` and ``data-seed``
     """
     text = picture.svg[picture.svg.index("<svg") :]
     # Rules of a picture would hold for the whole page, which has them itself.

@@ -14,10 +14,6 @@ def draw_overall(axes: Any, found: Sequence[Overall], styles: Mapping[str, ArmSt
     """
     Draw one row an arm: the interquartile mean of normalised returns and its interval, from the margin on, so that a
     difference looks as large as it is.
-
-    :param axes: where
-    :param found: the arms
-    :param styles: of every arm
     """
     for row, arm in enumerate(found):
         error_bar(axes, arm.iqm, row, arm.interval, styles[arm.arm], tag(arm.arm, arm.sparsity), horizontal=True)
@@ -30,13 +26,7 @@ def draw_overall(axes: Any, found: Sequence[Overall], styles: Mapping[str, ArmSt
 
 
 def draw_profiles(axes: Any, found: Sequence[Overall], styles: Mapping[str, ArmStyle]) -> None:
-    """
-    Draw the share of runs above every normalised return, with pointwise 95 % bands.
-
-    :param axes: where
-    :param found: the arms
-    :param styles: of every arm
-    """
+    """Draw the share of runs above every normalised return, with pointwise 95 % bands."""
     highest = max((max(values) for arm in found for values in arm.scores.values()), default=1.0)
     thresholds = np.linspace(0, max(1.05, highest * 1.02), 121)
     for arm in found:

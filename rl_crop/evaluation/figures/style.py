@@ -38,10 +38,7 @@ class ArmStyle:
 
 
 def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
-    """
-    :param arms: every arm of the study
-    :return: a style for each, in the order in which arms are shown: dense first, then its small rivals
-    """
+    """:return: a style for every arm of a study, in the order in which arms are shown: dense first, then its small rivals"""
     names = sorted(set(arms), key=lambda arm: (not arm.startswith("dense"), arm))
     others = [name for name in names if name not in _KNOWN]
     added = {name: (_OTHERS[i % len(_OTHERS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(others)}
@@ -73,38 +70,25 @@ def panels(n_rows: int, n_cols: int, size: tuple[float, float], **kwargs: Any) -
 
 
 def settings() -> Any:
-    """
-    :return: a context in which figures are drawn and written: sizes of text, text as text, the same names in every file
-    """
+    """:return: a context in which figures are drawn and written: sizes of text, text as text, the same names in every file"""
     return require("matplotlib", "plots").rc_context(_SETTINGS)
 
 
 def tag(arm: str, sparsity: str, seed: int | str = "*") -> str:
     """
-    The name of a mark in a picture.
-
-    :param arm: the arm's name
-    :param sparsity: its sparsity
-    :param seed: its seed; ``"*"`` for a mark of all seeds
-    :return: what :func:`rl_crop.evaluation.figures.inline.inline_svg` turns into attributes
+    The name of a mark in a picture, which :func:`~rl_crop.evaluation.figures.inline.inline_svg` turns into attributes. A mark
+    of all seeds has the seed ``"*"``.
     """
     return f"cell|{arm}|{sparsity}|{seed}"
 
 
 def label(arm: str, sparsity: str) -> str:
-    """
-    :param arm: the arm's name
-    :param sparsity: its sparsity
-    :return: for example ``"random 95 %"``; a dense arm has no sparsity
-    """
+    """:return: for example ``"random 95 %"``; a dense arm has no sparsity"""
     return arm if sparsity == "0" else f"{arm} {percent(sparsity)}"
 
 
 def percent(sparsity: str) -> str:
-    """
-    :param sparsity: as in the names of files
-    :return: for example ``"95 %"``; sparsities by network stay as they are
-    """
+    """:return: a sparsity as in the names of files as text, for example ``"95 %"``; sparsities by network stay as they are"""
     try:
         return f"{100 * float(sparsity):g} %"
     except ValueError:
@@ -112,14 +96,7 @@ def percent(sparsity: str) -> str:
 
 
 def spread(index: int, count: int, width: float) -> float:
-    """
-    Where one of several marks stands beside a common place.
-
-    :param index: which
-    :param count: how many
-    :param width: the width that all of them share
-    :return: its distance from the middle
-    """
+    """:return: where one of several marks stands beside a common place, within a width that all of them share"""
     return width * (index / max(1, count - 1) - 0.5) if count > 1 else 0.0
 
 
@@ -180,12 +157,7 @@ def error_bar(
 
 
 def name_rows(axes: Any, groups: Sequence[tuple[str, str]]) -> None:
-    """
-    Give every arm a row, the first on top.
-
-    :param axes: where
-    :param groups: arms and sparsities
-    """
+    """Give every arm and sparsity a row, the first on top."""
     axes.set_yticks(range(len(groups)), [label(*group) for group in groups])
     axes.set_ylim(max(1, len(groups)) - 0.5, -0.5)
     for text, group in zip(axes.get_yticklabels(), groups):
@@ -193,10 +165,7 @@ def name_rows(axes: Any, groups: Sequence[tuple[str, str]]) -> None:
 
 
 def legend_of_arms(figure: Any, styles: dict[str, ArmStyle]) -> None:
-    """
-    :param figure: the figure, which gets one legend below its axes
-    :param styles: the arms shown
-    """
+    """Write one legend of the arms shown below the axes of a figure."""
     from matplotlib.lines import Line2D
 
     marks = [Line2D([], [], color=s.color, marker=s.marker, linewidth=1.8, label=arm) for arm, s in styles.items()]

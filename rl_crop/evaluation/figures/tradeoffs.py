@@ -41,12 +41,6 @@ def draw_tradeoff(axes: Any, results: Results, task: str, styles: Mapping[str, A
     """
     Draw every seed as a small dot, and every arm's interquartile mean with its 95 % interval at its mean cost. Collapsed runs
     that would take more than half of the axis lie below it, and are counted there.
-
-    :param axes: where
-    :param results: the study
-    :param task: its name
-    :param styles: of every arm
-    :param cost: what stands on the horizontal axis
     """
     found = [summary for summary in summaries(results, task) if not summary.runs.empty]
     axes.set_xlabel(cost.label)

@@ -12,10 +12,7 @@ _HEADS = {"pi": "actor", "vf": "critic", "qf": "critic", "net": "network"}
 
 
 def layers(runs: "pd.DataFrame") -> list[tuple[str, int]]:
-    """
-    :param runs: runs of one task
-    :return: its hidden layers as head and index
-    """
+    """:return: the hidden layers of the runs of one task as head and index"""
     return list(dict.fromkeys((head, i) for run in runs["widths"] for head, widths in run.items() for i in range(len(widths))))
 
 
@@ -23,11 +20,7 @@ def draw_widths(axes: Any, results: Results, task: str, layer: tuple[str, int], 
     """
     Draw the mean width of a layer by arm as a bar, and every seed as a dot.
 
-    :param axes: where
-    :param results: the study
-    :param task: its name
     :param layer: the head (``pi``, ``vf``, ``qf`` or ``net``) and the index of the layer
-    :param styles: of every arm
     """
     head, index = layer
     groups = [group for group in results.groups(task) if group[0] != DENSE]
