@@ -84,10 +84,7 @@ class SavedAgent:
 
     def load(self, env: VecEnv | None = None) -> BaseAlgorithm:
         """
-        Load the agent.
-
-        :param env: environments to attach
-        :return: the agent
+        :return: the agent, attached to environments where some are given
         :raises PruningError: the zip is damaged, or does not fit its configuration
         """
         return load_agent(self.path, self.config.algo, env)

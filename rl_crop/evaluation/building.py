@@ -93,10 +93,7 @@ def build_model(config: RunConfig, env: VecEnv, seed: int) -> BaseAlgorithm:
 
 def build_pruning_callback(pruning: dict[str, Any]) -> PruningCallback:
     """
-    Build the callback that prunes.
-
-    :param pruning: its keyword arguments
-    :return: the callback
+    :return: the callback that prunes, with its keyword arguments
     :raises ConfigError: names the key that the callback does not know
     """
     known = inspect.signature(PruningCallback).parameters

@@ -25,10 +25,7 @@ class Claim:
     @staticmethod
     def take(path: Path) -> "Claim | None":
         """
-        Claim, or say that another holds the claim.
-
-        :param path: the file to lock; it is created, and removed on release
-        :return: the claim, or ``None`` while another process holds it
+        :return: the claim, or ``None`` while another process holds it; the file to lock is created, and removed on release
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:

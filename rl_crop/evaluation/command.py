@@ -18,7 +18,6 @@ def command(main: Callable[[Any], Any], args: type, description: str, words: Seq
 
     :param main: the script; where it returns an integer, that is the exit status
     :param args: the class of its arguments
-    :param description: for ``--help``
     :param words: of the command line; those of this process by default
     :return: the exit status
     """

@@ -40,19 +40,15 @@ class Engine(Protocol):
 
     def start(self, store: Store, cell: Cell, claim: Claim) -> None:
         """
-        Start a cell. Its result, or the error that it raised, is in the store when :meth:`ended` names it.
-
-        :param store: where results go; what the cell depends on is there
-        :param cell: the cell
-        :param claim: the claim of the cell, which must be held for as long as it runs
+        Start a cell, whose claim must be held for as long as it runs. Its result, or the error that it raised, is in the store
+        when :meth:`ended` names it. What it depends on is in the store.
         """
         ...
 
     def ended(self, timeout: float) -> list[tuple[Cell, str | None]]:
         """
-        Wait until a cell ends.
+        Wait until a cell ends, a number of seconds at most; all of them where nothing runs.
 
-        :param timeout: seconds to wait at most; all of them are waited when nothing runs
         :return: the cells that ended, each with the reason why its process died without a result, or ``None``
         """
         ...

@@ -16,10 +16,7 @@ Env = gym.Env[Any, Any]
 
 def environment_maker(config: RunConfig) -> Callable[..., Env]:
     """
-    How one environment of a run is made.
-
-    :param config: the run
-    :return: a function without arguments that makes it, without wrappers of the configuration
+    :return: a function that makes one environment of a run, without wrappers of the configuration
     :raises ConfigError: the id is not known, or ``atari`` is asked for where there is no game
     """
     kwargs = dict(config.env_kwargs)

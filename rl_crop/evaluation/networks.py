@@ -13,10 +13,8 @@ from rl_crop.sb3.task import agent_subject
 
 def count_parameters(model: BaseAlgorithm) -> dict[str, int]:
     """
-    Count the parameters that an agent learns; target networks are not among them.
-
-    :param model: the agent
-    :return: parameters by network (``actor``, ``critic``, and ``features`` for an extractor that both share) and ``total``
+    :return: the parameters that an agent learns (target networks are not among them) by network (``actor``, ``critic``, and
+        ``features`` for an extractor that both share) and their ``total``
     """
     counts: dict[str, int] = {}
     # named_parameters() names every parameter once, however many modules hold it

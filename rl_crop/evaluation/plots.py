@@ -34,11 +34,7 @@ def plot_learning_curve(path: str | Path, report: Mapping[str, Any], evaluations
 
 def plot_comparison(path: str | Path, reports: Mapping[str, Mapping[str, Any]]) -> Path:
     """
-    Draw the learning curves of several runs of one task in one picture.
-
-    :param path: the picture to write
-    :param reports: the runs' reports by the name that the picture shows
-    :return: the path written
+    Draw the learning curves of several runs of one task in one picture, which shows their names. :return: the path written
     """
     cuts = [cut for report in reports.values() for cut in report["cuts"]]
     figure, axes = _figure(next(iter(reports.values())), n_labels=len(reports) + len(cuts))

@@ -17,16 +17,7 @@ _FOLDED = ("Probability of improvement",)
 
 
 def write_page(results: Results, sections: Sequence[Section], path: Path, title: str, command: str) -> Path:
-    """
-    Write the page.
-
-    :param results: the study
-    :param sections: its report
-    :param path: the file to write
-    :param title: the heading
-    :param command: what makes the page again
-    :return: the path written
-    """
+    """Write the page, which names the command that makes it again. :return: the path written"""
     resources = files("rl_crop.evaluation") / "report"
     page, style, script = (resources.joinpath(name).read_text("utf-8") for name in ("page.html", "page.css", "page.js"))
     links = "".join(f'<a href="#{escape(section.name)}">{escape(section.title)}</a>' for section in sections)

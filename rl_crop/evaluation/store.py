@@ -6,16 +6,17 @@ Whatever is interrupted, killed or rebooted: a cell has a whole result or none.
 """
 
 import contextlib
+import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rl_crop.core.errors import PruningError
 from rl_crop.evaluation.claims import Claim
-from rl_crop.evaluation.result_files import readable
 from rl_crop.evaluation.study import Cell
 from rl_crop.evaluation.tasks import run_task
 from rl_crop.files import read_json, read_lines, remove_abandoned, temporary_folder, write_json, write_lines, write_text
@@ -25,6 +26,8 @@ MERGED = ".jsonl.gz"
 RUN_FOLDERS = "rl_crop-"
 """How the names of run directories begin that are not kept."""
 _FAILED = ".failed.txt"
+DAMAGED = ".damaged"
+"""How the name of a result ends that could not be read."""
 
 
 class Recorded(NamedTuple):
@@ -195,6 +198,36 @@ class Store:
 def last_line(text: str) -> str:
     """:return: the error in short, of what was recorded of a failure"""
     return (text.strip().splitlines() or ["no message"])[-1]
+
+
+def readable(path: Path) -> bool:
+    """
+    :param path: where a result would be
+    :return: whether there is one. What is damaged is set aside, and a warning names it, so that its cell is run again.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    wrong = _damage(path, status.st_mtime_ns, status.st_size)
+    if wrong is None:
+        return True
+    aside = path.with_name(path.name + DAMAGED)
+    with contextlib.suppress(FileNotFoundError):  # another sweep has done it
+        os.replace(path, aside)
+        warnings.warn(f"{path} is damaged ({wrong}): it is set aside as {aside.name}, and counts as not run.", stacklevel=2)
+    return False
+
+
+@cache  # what a cell ended with does not change
+def _damage(path: Path, *version: int) -> str | None:
+    try:
+        result = read_json(path)
+        float(result["final"]["mean"])
+        str(result["task"]), dict(result["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return None
 
 
 @lru_cache(maxsize=2)  # a sweep asks after every cell, and what it writes meanwhile is not in this file

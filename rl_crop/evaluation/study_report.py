@@ -72,10 +72,7 @@ COARSE = 0.98
 
 
 def study_sections(results: Results) -> list[Section]:
-    """
-    :param results: the study
-    :return: what it says over several environments, then by environment, then what is missing
-    """
+    """:return: what a study says over several environments, then by environment, then what is missing"""
     return [
         *(_overall_section(results, sparsity) for sparsity in sparsities(results)),
         *(_task_section(results, task) for task in results.tasks),
@@ -84,14 +81,7 @@ def study_sections(results: Results) -> list[Section]:
 
 
 def write_files(sections: Sequence[Section], folder: Path, title: str) -> list[Path]:
-    """
-    Write ``tables.md``, a CSV file a table, and every picture as PNG and SVG.
-
-    :param sections: the report
-    :param folder: where to write
-    :param title: the heading of the Markdown file
-    :return: the files written
-    """
+    """Write ``tables.md``, a CSV file a table, and every picture as PNG and SVG. :return: the files written"""
     files, lines = [], [f"# {title}", ""]
     for section in sections:
         lines += [f"## {section.title}", "", *(f"{note}\n" for note in section.notes)]

@@ -48,8 +48,7 @@ def find_zip(path: str | Path) -> Path:
 
 def algorithm_of(path: Path) -> str:
     """
-    :param path: the zip.
-    :return: the name of its algorithm.
+    :return: the name of the algorithm of a zip.
     :raises PruningError: the zip holds no agent, or it is not clear of which algorithm.
     """
     try:

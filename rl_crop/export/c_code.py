@@ -53,10 +53,8 @@ class Code:
 
     def weights(self, **tensors: th.Tensor) -> str:
         """
-        Define arrays of weights.
+        Define arrays of weights. :return: their names, with commas
 
-        :param tensors: by name
-        :return: their names, with commas
         :raises PruningError: a weight is not a finite number
         """
         if not all(tensor.isfinite().all() for tensor in tensors.values()):

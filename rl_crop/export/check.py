@@ -60,10 +60,8 @@ def full_precision() -> Iterator[None]:
 
 def first_inputs(actor: Actor, samples: Observations) -> Arrays:
     """
-    :param actor: whose inputs they are
-    :param samples: the observations
-    :return: the observations with all else that the file takes: the masks that the environment gave, or all actions allowed;
-        all episodes at their start
+    :return: observations with all else that the file takes: the masks that the environment gave, or all actions allowed; all
+        episodes at their start
     """
 
     def first(port: Port) -> np.ndarray:
@@ -87,12 +85,7 @@ def _take(port: Port, values: np.ndarray, rows: slice) -> np.ndarray:
 
 
 def predict_arguments(actor: Actor, source: Source, inputs: Arrays) -> dict[str, Any]:
-    """
-    :param actor: whose inputs they are
-    :param source: what the file takes
-    :param inputs: those of the file
-    :return: the arguments of ``predict`` for the same
-    """
+    """:return: the arguments of ``predict`` for the inputs of a file"""
     observations, rest = inputs[: actor.n_observations], inputs[actor.n_observations :]
     observation = source.wrap(observations[0] if actor.keys is None else dict(zip(actor.keys, observations)))
     arguments: dict[str, Any] = {"observation": observation, "deterministic": True}

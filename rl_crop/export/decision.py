@@ -99,10 +99,8 @@ class Bounded(nn.Module):
 
     def scale(self, action: np.ndarray) -> np.ndarray:
         """
-        What a difference is measured by: 1, or more where single precision is coarser for being applied to larger numbers.
-
-        :param action: of the policy
-        :return: of a shape that divides a difference of actions
+        :return: what a difference of actions is divided by: 1, or more where single precision is coarser for being applied to
+            larger numbers
         """
         if self.squashed:
             return np.maximum(1.0, (self.high.numpy() - self.low.numpy()) / 2)
