@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+LEVEL, N_SAMPLES = 0.95, 2000
+
 
 def interquartile_mean(values: ArrayLike) -> float:
     """
@@ -32,7 +34,7 @@ def worst_tenth(values: ArrayLike) -> float:
     return float(array[: -(-len(array) // 10)].mean())
 
 
-def mean_interval(values: ArrayLike, level: float = 0.95, n_samples: int = 2000, seed: int = 0) -> tuple[float, float]:
+def mean_interval(values: ArrayLike, level: float = LEVEL, n_samples: int = N_SAMPLES, seed: int = 0) -> tuple[float, float]:
     """
     A percentile bootstrap interval of the mean.
 
@@ -43,7 +45,9 @@ def mean_interval(values: ArrayLike, level: float = 0.95, n_samples: int = 2000,
     return _bounds(draws.mean(axis=1), level)
 
 
-def bootstrap_interval(values: ArrayLike, level: float = 0.95, n_samples: int = 2000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    values: ArrayLike, level: float = LEVEL, n_samples: int = N_SAMPLES, seed: int = 0
+) -> tuple[float, float]:
     """
     A percentile bootstrap interval of the interquartile mean.
 
@@ -53,7 +57,7 @@ def bootstrap_interval(values: ArrayLike, level: float = 0.95, n_samples: int = 
 
 
 def stratified_interval(
-    strata: Sequence[ArrayLike], level: float = 0.95, n_samples: int = 2000, seed: int = 0
+    strata: Sequence[ArrayLike], level: float = LEVEL, n_samples: int = N_SAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """
     A stratified percentile bootstrap interval of the interquartile mean of all values together.
@@ -92,9 +96,7 @@ def probability_of_improvement(ours: ArrayLike, theirs: ArrayLike) -> float:
     return float(_comparisons(ours, theirs).mean())
 
 
-def improvement_interval(
-    pairs: Sequence[tuple[ArrayLike, ArrayLike]], level: float = 0.95, n_samples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
+def improvement_interval(pairs: Sequence[tuple[ArrayLike, ArrayLike]]) -> tuple[float, float]:
     """
     A stratified bootstrap interval of the probability of improvement, averaged over environments.
 
@@ -102,15 +104,15 @@ def improvement_interval(
 
     :param pairs: by environment, the scores of both arms on the same seeds in the same order
     """
-    generator = np.random.default_rng(seed)
-    total = np.zeros(n_samples)
+    generator = np.random.default_rng(0)
+    total = np.zeros(N_SAMPLES)
     for ours, theirs in pairs:
         wins = _comparisons(ours, theirs)
         if wins.shape[0] != wins.shape[1]:
             raise ValueError(f"{wins.shape[0]} and {wins.shape[1]} scores: seeds must be paired")
-        drawn = _indices(generator, n_samples, len(wins))
+        drawn = _indices(generator, N_SAMPLES, len(wins))
         total += wins[drawn[:, :, None], drawn[:, None, :]].mean(axis=(1, 2))
-    return _bounds(total / len(pairs), level)
+    return _bounds(total / len(pairs), LEVEL)
 
 
 def performance_profile(strata: Sequence[ArrayLike], thresholds: ArrayLike) -> NDArray[np.float64]:
@@ -125,9 +127,7 @@ def performance_profile(strata: Sequence[ArrayLike], thresholds: ArrayLike) -> N
     return np.mean([(np.asarray(values)[:, None] > marks).mean(axis=0) for values in strata], axis=0)
 
 
-def profile_interval(
-    strata: Sequence[ArrayLike], thresholds: ArrayLike, level: float = 0.95, n_samples: int = 2000, seed: int = 0
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def profile_interval(strata: Sequence[ArrayLike], thresholds: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """
     Pointwise stratified bootstrap bounds of a performance profile.
 
@@ -135,13 +135,13 @@ def profile_interval(
     :param thresholds: where to look
     :return: bounds of one number a threshold each
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     marks = np.asarray(thresholds, dtype=np.float64)
-    total = np.zeros((n_samples, len(marks)))
+    total = np.zeros((N_SAMPLES, len(marks)))
     for values in strata:
         above = np.asarray(values)[:, None] > marks
-        total += above[_indices(generator, n_samples, len(above))].mean(axis=1)
-    low, high = _percentiles(total / len(strata), level)
+        total += above[_indices(generator, N_SAMPLES, len(above))].mean(axis=1)
+    low, high = _percentiles(total / len(strata), LEVEL)
     return low, high
 
 
