@@ -22,6 +22,7 @@ from rl_crop.core.pruning.report import table
 from rl_crop.core.pruning.settings import check_sparsity
 from rl_crop.evaluation import ConfigError, RunConfig, load_config, run
 from rl_crop.evaluation.agents import MODEL, REPORT, SavedAgent
+from rl_crop.evaluation.checks import check_seed
 from rl_crop.evaluation.command import command
 from rl_crop.evaluation.networks import count_parameters, read_widths
 from rl_crop.evaluation.plots import describe_cut, plot_comparison
@@ -155,8 +156,7 @@ def main(args: Args) -> None:
     """
     if args.sparsity is not None:
         check_sparsity(args.sparsity)
-    if not 0 <= args.seed < 2**31:
-        raise ConfigError(f"--seed {args.seed} must be at least 0, and below 2**31")
+    check_seed("--seed", args.seed)
     if min(args.width, args.n_episodes) < 1:
         raise ConfigError("--width and --n-episodes must be at least 1")
     architecture = {"net_arch": {"pi": [args.width] * 2, "qf": [args.width] * 2}}

@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from command_line import tqdm, tyro
 from parts.compare import comparison_table, evaluate_agents, plot_robustness, robustness_table
 from rl_crop.evaluation import ConfigError, SavedAgent
+from rl_crop.evaluation.checks import check_seed
 from rl_crop.evaluation.command import command
 from rl_crop.files import write_json
 
@@ -59,8 +60,7 @@ def main(args: Args) -> None:
         raise ConfigError("--n-episodes and --n-envs must be 1 or more, and --noise numbers above 0")
     if len(set(args.agents)) < len(args.agents) or len(set(args.noise)) < len(args.noise):
         raise ConfigError("An agent, or a level of --noise, is named twice: name each once")
-    if not 0 <= args.seed < 2**31:
-        raise ConfigError(f"--seed {args.seed} must be at least 0, and below 2**31")
+    check_seed("--seed", args.seed)
     if args.picture is not None and args.picture.suffix not in PICTURES:
         raise ConfigError(f"--picture {args.picture} must end in {', '.join(PICTURES)}")
     if args.picture is not None and not args.noise:

@@ -23,6 +23,7 @@ from command_line import tyro
 from parts.latency import latency_cells, latency_rows
 from rl_crop.core.pruning.report import table
 from rl_crop.evaluation import ConfigError, SavedAgent
+from rl_crop.evaluation.checks import check_seed
 from rl_crop.evaluation.command import command
 
 
@@ -50,8 +51,9 @@ def main(args: Args) -> None:
 
     :param args: the arguments
     """
-    if args.repetitions < 0 or not 0 <= args.seed < 2**31:
-        raise ConfigError("--repetitions must be at least 0, and --seed at least 0 and below 2**31")
+    if args.repetitions < 0:
+        raise ConfigError("--repetitions must be at least 0")
+    check_seed("--seed", args.seed)
     if args.opset is not None and args.out and not any(path.suffix == ".onnx" for path in args.out):
         raise ConfigError("--opset is of .onnx files, and --out names none")
     agent = SavedAgent.find(args.agent, args.config)

@@ -21,6 +21,7 @@ import rl_crop
 from command_line import tyro
 from rl_crop.evaluation import ConfigError, SavedAgent
 from rl_crop.evaluation.agents import CONFIG, NORMALIZATION, REPORT, own_file
+from rl_crop.evaluation.checks import check_seed
 from rl_crop.evaluation.command import command
 from rl_crop.files import write_atomically, write_json
 
@@ -55,8 +56,7 @@ def main(args: Args) -> None:
     """
     if args.tolerance is not None and (args.sparsity, args.max_params) != (None, None):
         raise ConfigError("--tolerance is of a size that is found: give it without --sparsity and --max-params")
-    if not 0 <= args.seed < 2**31:
-        raise ConfigError(f"--seed {args.seed} must be at least 0, and below 2**31")
+    check_seed("--seed", args.seed)
     agent = SavedAgent.find(args.agent, args.config)
     size = f"{args.sparsity:g}" if args.sparsity is not None else f"{args.max_params}_params" if args.max_params else "auto"
     out = args.out or agent.path.with_name(f"{agent.path.stem}_pruned_{size}.zip")

@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from command_line import tyro
 from rl_crop.evaluation import ConfigError, RunConfig, load_config, run
+from rl_crop.evaluation.checks import check_seed
 from rl_crop.evaluation.command import command
 from rl_crop.evaluation.plots import describe_cut
 from rl_crop.evaluation.yaml_files import parse_yaml
@@ -54,8 +55,7 @@ def resolve(args: Args) -> RunConfig:
     :param args: the arguments
     :return: the file's configuration with the arguments' changes
     """
-    if not 0 <= args.seed < 2**31:
-        raise ConfigError(f"--seed {args.seed} must be at least 0, and below 2**31")
+    check_seed("--seed", args.seed)
     overrides: dict[str, Any] = {}
     for assignment in args.set:
         key, separator, value = assignment.partition("=")

@@ -23,6 +23,12 @@ WITHOUT_BOUND = frozenset({"max_grad_norm", "clip_obs", "clip_reward", "env_kwar
 """Keys under which a number may be infinite."""
 
 
+def check_seed(where: str, seed: Any) -> None:
+    """:raises ConfigError: it is no seed that every generator takes, those of later environments included"""
+    if type(seed) is not int or not 0 <= seed < 2**31:
+        raise ConfigError(f"{where} {seed!r} must be a whole number of at least 0, and below 2**31")
+
+
 def check_finite(data: Any, key: str = "") -> None:
     """:raises ConfigError: a number of a configuration is not finite, or a value holds itself"""
     try:

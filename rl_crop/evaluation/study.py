@@ -11,6 +11,7 @@ from rl_crop.core.errors import PruningError
 from rl_crop.core.pruning.settings import check_sparsity
 from rl_crop.core.recipes.recipe import Recipe
 from rl_crop.core.recipes.registry import RECIPES
+from rl_crop.evaluation.checks import check_seed
 from rl_crop.evaluation.config import ConfigError, read_yaml, short_hash
 from rl_crop.evaluation.tasks import TaskConfig, load_task
 
@@ -140,8 +141,7 @@ def _check_sizes(sparsities: Any, seeds: Any, where: str) -> None:
         if isinstance(sparsity, Mapping) and not sparsity:
             raise ConfigError(f"{where}: the sparsity {sparsity!r} names no network: give a number, or one by network")
     for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-            raise ConfigError(f"{where}: the seed {seed!r} must be a whole number of at least 0")
+        check_seed(f"{where}: the seed", seed)
     for name, values in (("sparsities", sparsities), ("seeds", seeds)):
         if len({str(value) for value in values}) < len(values):
             raise ConfigError(f"{where}: `{name}: {values}` names one twice")
