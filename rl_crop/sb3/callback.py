@@ -11,7 +11,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from rl_crop.core.errors import PruningError
 from rl_crop.core.model import Subject
 from rl_crop.core.pruning.automatic import EARLY_TOLERANCE
-from rl_crop.core.pruning.original import FORMS, share_of_now
+from rl_crop.core.pruning.original import FORMS
 from rl_crop.core.pruning.settings import Settings, check_choices, check_counts, is_auto
 from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.core.recipes.arguments import recipe_of
@@ -35,6 +35,7 @@ from rl_crop.sb3.guard import ReturnGuard
 from rl_crop.sb3.learning import still_learning
 from rl_crop.sb3.learning_rate import check_factor, scale_learning_rate
 from rl_crop.sb3.masks import restore_masks
+from rl_crop.sb3.progress import until_learnt
 from rl_crop.sb3.said import say_if_late, say_if_several, say_nothing_trained
 from rl_crop.sb3.state import AgentState, told_apart
 from rl_crop.sb3.task import agent_subject
@@ -61,8 +62,7 @@ class PruningCallback(BaseCallback):
 
     :param sparsity: share of each network's prunable parameters to remove, in [0, 1): one number, or by network. By default,
         and where it is ``"auto"``, the smallest widths are found at which the repaired networks compute what they did.
-    :param criterion: name of the criterion, or a function of an ``ImportanceContext``; ``"obs_crop"`` where the cut is
-        refitted, else ``"crop"``.
+    :param criterion: its name (``"obs_crop"``; ``"crop"`` where nothing is refitted), or a function as ``prune_policy`` takes.
     :param networks: with one number, the networks it applies to (all by default).
     :param scope: ``"network"`` (the default), ``"layer"`` or ``"global"``.
     :param budget: ``"params"``, ``"flops"`` or ``"units"``.
@@ -80,7 +80,7 @@ class PruningCallback(BaseCallback):
         released code's), a float in [0, 1) as a share of the training budget, or an int of at least 1 in timesteps.
     :param until: when the last event of a gradual schedule comes (0.3); units as for ``when``.
     :param earliest: a trigger cuts at this time at the earliest (0.1); same units.
-    :param latest: a trigger cuts at this time at the latest (0.3); same units.
+    :param latest: a trigger cuts at this time at the latest (0.3; a size is found up to 0.6, until returns have moved).
     :param kappa: κ of ``"lazy"``, in (0, 1] (0.03): a network has settled when its weights have moved less than this share of
         their fastest step at three checks running.
     :param learning_rate_factor: the learning rate is multiplied by this at the cut (in equal parts by the events of a gradual
@@ -199,22 +199,23 @@ class PruningCallback(BaseCallback):
             self._state.clear()
             self.logger.info("The agent has been pruned already (model.pruning_history): it is not pruned again.")
             return
-        asked = {"structured": recipe.structured, "scope": recipe.scope, "budget": self.settings["budget"]}
-        sparsity = share_of_now(sparsity, self.of, self._state.before, asked)
+        sparsity = self._state.share_of_now(sparsity, self.of, recipe, self.settings["budget"])
         say_if_late(recipe.when, model._total_timesteps)
         say_if_several(self, self.locals.get("callback"))
         found = self._state.found(self.memory)
+        limits = agent_limits(model, model._total_timesteps, self.batch_size, self.memory)
+        if recipe.finds_size(self.sparsity) and "latest" not in self._given and (found or not model.num_timesteps):
+            limits = until_learnt(limits, self.guard.progress)
+        limits = replace(limits, running=still_learning(model))
         self.engine = PruningEngine(
-            recipe, sparsity, self._subject, self._seed,
-            replace(
-                agent_limits(model, model._total_timesteps, self.batch_size, self.memory), running=still_learning(model)
-            ), ignore=self._along.ignore, **self.settings,
-        )  # fmt: skip
+            recipe, sparsity, self._subject, self._seed, limits, ignore=self._along.ignore, **self.settings
+        )
         self._state.start(self.engine, subject, found)
         if not hasattr(model, "pruning_history"):
             model.pruning_history = []  # type: ignore[attr-defined]
         if found is not None:
             self._retry_at, self._unseen = found["retry_at"], found["unseen"]
+            self.guard.progress.go_on(found.get("progress", {}))
         self._write()
 
     @property
@@ -326,4 +327,4 @@ class PruningCallback(BaseCallback):
 
     def _write(self) -> None:
         assert self.engine is not None
-        self._state.write(self.engine, self.memory, retry_at=self._retry_at, unseen=self._unseen)
+        self._state.write(self.engine, self.memory, self.guard.progress.seen, retry_at=self._retry_at, unseen=self._unseen)

@@ -2,11 +2,13 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+
+from rl_crop.sb3.progress import Progress
 
 BEHIND = 0.1
 """Share of the return before the cut that may be missing, beside two standard errors of both means."""
@@ -24,6 +26,7 @@ class ReturnGuard:
     """
 
     def __init__(self, length: int) -> None:
+        self.progress = Progress()
         self.patience = max(PATIENCE * length, 1.0)
         self.before: list[float] = []
         self.after: deque[float] = deque(maxlen=100)
@@ -36,11 +39,12 @@ class ReturnGuard:
         self.after.clear()
         self.behind_since, self.said = None, False
 
-    def look(self, infos: Iterable[Mapping[str, Any]], now: float) -> None:
+    def look(self, infos: Sequence[Mapping[str, Any]], now: float) -> None:
         """
         :param infos: of one step, by environment.
         :param now: the time.
         """
+        self.progress.look(infos)
         ended = [float(info["episode"]["r"]) for info in infos if "episode" in info]
         if self.said or not ended or len(self.before) < EPISODES:
             return

@@ -13,6 +13,7 @@ from rl_crop.core.graph.groups import named_tensors
 from rl_crop.core.graph.tracer import tensors_in
 from rl_crop.core.masking.masks import attached_masks, pack
 from rl_crop.core.model import Subject, mapped
+from rl_crop.core.pruning.original import share_of_now
 from rl_crop.core.pruning.report import PruningReport, unit_notes
 from rl_crop.core.pruning.steps import merge_reports
 from rl_crop.core.pruning.surgery import Transaction
@@ -93,11 +94,18 @@ class AgentState:
         own = [entry for entry in own if entry.get("arguments", self.arguments) == self.arguments]
         return [entry for entry in own if self.networks & set(entry.get("networks", self.networks))]
 
-    @property
-    def before(self) -> list[dict[str, Any]]:
-        """Events of the agent before the first of these."""
+    def share_of_now(self, sparsity: Any, of: str, recipe: Recipe, budget: str) -> Any:
+        """
+        :param sparsity: as it was asked for.
+        :param of: whose share it is.
+        :param recipe: of the events.
+        :param budget: what it is a share of.
+        :return: the same as shares of the networks as they were before the first of these events.
+        """
         past, own = history(self.model), self.events
-        return past[: next(place for place, entry in enumerate(past) if entry is own[0])] if own else past
+        before = past[: next(place for place, entry in enumerate(past) if entry is own[0])] if own else past
+        asked = {"structured": recipe.structured, "scope": recipe.scope, "budget": budget}
+        return share_of_now(sparsity, of, before, asked)
 
     @property
     def finished(self) -> bool:
@@ -210,17 +218,18 @@ class AgentState:
         if not 0 <= now - entry["timesteps"] <= entry["n_envs"]:
             raise PruningError(f"it is of {entry['timesteps']:,} steps, and the agent has trained on without it, to {now:,}.")
 
-    def write(self, engine: PruningEngine, memory: RolloutMemory, **facts: Any) -> None:
+    def write(self, engine: PruningEngine, memory: RolloutMemory, progress: Mapping[str, Any], **facts: Any) -> None:
         """
         Replace what is recorded; tensors on the CPU are not copied. Nothing is left where nothing is left to do.
 
         :param engine: of the run.
         :param memory: the scoring data of an on-policy run.
+        :param progress: returns that have been seen.
         :param facts: what else has to be known.
         """
         if engine.finished and not engine.given_up:
             return self.clear()
-        state = {"engine": engine.state_dict(), "rollouts": rollouts_to_save(memory), **facts}
+        state = {"engine": engine.state_dict(), "rollouts": rollouts_to_save(memory), "progress": progress, **facts}
         entry = {
             "arguments": self.arguments, "learn": self.model.start_time, "n_envs": self.model.n_envs,
             "timesteps": self.model.num_timesteps, "state": state,

@@ -23,6 +23,8 @@ class Limits:
     :param check_every: least time between two checks of a trigger.
     :param steps_between: optimizer steps between two moves of masks, at least.
     :param running: whether the loop still goes on; what acts at optimizer steps does so only then.
+    :param learnt: whether anything has been learnt that a size could be found for; a trigger waits for it,
+    :param unlearnt_until: but no longer than until this time.
     """
 
     length: float = 1.0
@@ -31,6 +33,8 @@ class Limits:
     check_every: float = 0.0
     steps_between: int = 1
     running: Callable[[], bool] = lambda: True
+    learnt: Callable[[], bool] = lambda: True
+    unlearnt_until: float = 0.0
 
     def time(self, name: str, time: Any) -> float:
         """
@@ -122,7 +126,8 @@ class Timetable:
         if now >= self._next_check - 1e-9 and now > self.limits.untrained_until:  # the trigger compares equal intervals
             self._next_check = now + self.every
             fires = self.trigger.look(propose)
-        if now < self.earliest or (not fires and now < self.latest):
+        waits = now < self.limits.unlearnt_until and not self.limits.learnt()
+        if now < self.earliest or waits or (not fires and now < self.latest):
             self._fired_early = fires
             return None
         return "latest" if not fires else "earliest" if self._fired_early else self.rule
@@ -147,9 +152,9 @@ class Timetable:
         return (now - self.begun) / (self.last - self.begun)
 
     def deadline(self) -> float:
-        """:return: until when a failed event can be tried again: ``latest``, or the end where it was meant for later."""
+        """:return: until when a failed event can be tried again: the latest time, or the end where it was meant for later."""
         later = self.n_done > 0 or (self.first is not None and self.first > self.latest)
-        return self.limits.length if later else self.latest
+        return self.limits.length if later else max(self.latest, self.limits.unlearnt_until)
 
     def readings(self) -> dict[str, float]:
         """:return: what the trigger sees, for a log."""

@@ -59,6 +59,16 @@ def test_a_trigger_between_its_bounds(fires, time, decided_by):
     assert table.deadline() == 500
 
 
+@pytest.mark.parametrize(("learnt_at", "fires", "time"), [(0, [], 500), (600, [1] * 20, 600), (600, [], 600), (950, [], 800)])
+def test_a_trigger_waits_until_something_is_learnt(learnt_at, fires, time):
+    now = [0]
+    table = timetable(fires=[bool(fire) for fire in fires], learnt=lambda: now[0] >= learnt_at, unlearnt_until=800)
+    for now[0] in TIMES:
+        if table.begins(now[0], dict):
+            break
+    assert now[0] == time and table.deadline() == 800
+
+
 @pytest.mark.parametrize(("when", "time"), [(0.0, 0), (0.33, 350), (350, 350), (1, 50), (0.999, 1000)])
 def test_a_fixed_time(when, time):
     table = timetable(when)
