@@ -91,9 +91,11 @@ def test_a_failure_in_the_callback_is_tried_again(name, monkeypatch):
     assert same(before, after) and n_calls == 5 and failed < again == event["timesteps"]
 
 
-def test_a_size_written_into_forward_is_refused():
+def test_a_size_written_into_forward_leaves_its_layer_whole():
     model = AGENTS["ppo_discrete"]().learn(64)
     forward = model.policy.mlp_extractor.forward_critic
     model.policy.mlp_extractor.forward_critic = lambda features: forward(features).reshape(-1, 16)
-    with unmoved(model), pytest.raises(rl_crop.PruningError):
-        rl_crop.prune_policy(model, {"critic": 0.6}, **SCORING)
+    last = model.policy.mlp_extractor.value_net[2]
+    report = rl_crop.prune_policy(model, {"critic": 0.6}, **SCORING)
+    assert "width" in report.untouched["mlp_extractor.value_net.2"] and last.out_features == 16 > last.in_features
+    model.learn(64)

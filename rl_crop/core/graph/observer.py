@@ -10,14 +10,15 @@ from torch.overrides import TorchFunctionMode
 
 from rl_crop.core.graph.attention import attention_call, attention_parts
 from rl_crop.core.graph.recurrence import recurrent_call
-from rl_crop.core.graph.tracer import LAYER_CALLS, layer_arguments
+from rl_crop.core.graph.tracer import LAYER_CALLS, TRANSPOSED, layer_arguments
 
 
 class LayerObserver(TorchFunctionMode):
     """
     Shows a function every linear and convolution call, before it is made, while the mode is active.
 
-    A call of a recurrent layer, or of attention, is shown as the linear layers that it holds.
+    A call of a recurrent layer, or of attention, is shown as the linear layers that it holds. The weight of a transposed
+    convolution is shown, and may be replaced, as one of outputs by inputs.
 
     :param weights: name by ``id`` of the weights to watch.
     :param before: called with (name, input, weight, bias, call); ``call()`` computes the layer's output, with which the
@@ -32,12 +33,19 @@ class LayerObserver(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in LAYER_CALLS:
+        if func in LAYER_CALLS or func in TRANSPOSED:
             bound = layer_arguments(args, kwargs)
             name = self.weights.get(id(bound["weight"]))
             if name is not None:
                 options = {key: value for key, value in kwargs.items() if key not in bound}
-                outputs = self._show(name, bound, lambda *layer: func(*layer, *args[3:], **options))
+
+                def apply(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:
+                    weight = weight.transpose(0, 1) if func in TRANSPOSED else weight
+                    return func(x, weight, bias, *args[3:], **options)
+
+                if func in TRANSPOSED:
+                    bound["weight"] = bound["weight"].transpose(0, 1)
+                outputs = self._show(name, bound, apply)
                 if outputs and not th.is_grad_enabled():
                     return outputs[0]
         elif (recurrent := recurrent_call(func, args)) is not None:

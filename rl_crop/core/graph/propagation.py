@@ -10,9 +10,9 @@ import torch.nn.functional as F  # noqa: N812
 from rl_crop.core.graph.attention import attention_call, label_attention
 from rl_crop.core.graph.losses import FEATURES, in_loss
 from rl_crop.core.graph.positions import FIXED, POSITIONAL, along_positions
-from rl_crop.core.graph.rearranging import MOVES, rearrange
+from rl_crop.core.graph.rearranging import MOVES, channel_shuffle, glu, pixel_shuffle, rearrange
 from rl_crop.core.graph.recurrence import label_recurrent, recurrent_call
-from rl_crop.core.graph.tracer import LAYER_CALLS, Axes, LabelTracer, channel_axis, layer_arguments
+from rl_crop.core.graph.tracer import LAYER_CALLS, TRANSPOSED, Axes, LabelTracer, channel_axis, layer_arguments
 
 INPUT = "reads the network's inputs"
 BARE = "passes a normalisation without weights"
@@ -41,6 +41,8 @@ def _follow(
     """:return: whether there is a rule for this call."""
     if func in LAYER_CALLS:
         _layer(tracer, layer_arguments(args, kwargs), out)
+    elif func in TRANSPOSED:
+        _layer(tracer, layer_arguments(args, kwargs), out, (1, 0))
     elif (call := recurrent_call(func, args)) is not None:
         label_recurrent(tracer, call, out, INPUT)
     elif (attention := attention_call(func, args, kwargs)) is not None:
@@ -53,9 +55,9 @@ def _follow(
         _elementwise(tracer, args, kwargs, out)
     elif name in MOVES:
         return rearrange(tracer, func, name, args, kwargs, out, labelled)
-    elif name in ("scaled_dot_product_attention", "matmul", "bmm") and not kwargs.get("enable_gqa") and _batched(
-        tracer, [x for x in (*args, *kwargs.values()) if isinstance(x, th.Tensor)], out
-    ):  # fmt: skip
+    elif name == "scaled_dot_product_attention":
+        return not kwargs.get("enable_gqa") and _attention(tracer, args, kwargs, out)
+    elif name in ("matmul", "bmm") and _batched(tracer, [(x, _axes(tracer, x)) for x in args], out):
         pass
     elif name in _POOLS:
         _keep_channels(tracer, args[0], out, -1 - int(_digits(name)))
@@ -102,8 +104,12 @@ _NEW = frozenset("new_empty new_zeros new_ones new_full new_tensor".split())
 _LEAKS = frozenset("setitem numpy tolist array".split())
 
 
-def _layer(tracer: LabelTracer, call: dict[str, Any], out: th.Tensor) -> None:
-    """A linear layer or convolution: columns are tied to the channels received, rows are new channels."""
+def _layer(tracer: LabelTracer, call: dict[str, Any], out: th.Tensor, sides: tuple[int, int] = (0, 1)) -> None:
+    """
+    A linear layer or convolution: columns are tied to the channels received, rows are new channels.
+
+    :param sides: axes of the weight that hold rows and columns.
+    """
     weight, bias = call["weight"], call["bias"]
     name = tracer.names.get(id(weight))
     axes = tracer.axes(call["input"])
@@ -113,8 +119,12 @@ def _layer(tracer: LabelTracer, call: dict[str, Any], out: th.Tensor) -> None:
         for tensor in (call["input"], weight, bias):
             tracer.freeze_tensor(tensor, "meets a weight that is computed, not a parameter")
         return
-    rows, columns = tracer.axes_of[name][0], tracer.axes_of[name][1]
-    n_groups = call["input"].shape[channel] // weight.shape[1]
+    rows, columns = (tracer.axes_of[name][side] for side in sides)
+    n_groups = call["input"].shape[channel] // weight.shape[1] if sides == (0, 1) else out.shape[channel] // weight.shape[1]
+    if sides == (1, 0) and n_groups > 1:
+        for tensor in (call["input"], weight, bias):
+            tracer.freeze_tensor(tensor, "is a transposed convolution in groups, or is read by one")
+        return
     if n_groups == 1:
         tracer.tie(columns, received, INPUT)
     elif weight.shape[1] == 1:  # depthwise: every channel is a group of its own and takes its outputs with it
@@ -129,8 +139,9 @@ def _layer(tracer: LabelTracer, call: dict[str, Any], out: th.Tensor) -> None:
     if isinstance(bias, th.Tensor):
         bias_axes = tracer.axes(bias)
         tracer.tie(rows, None if bias_axes is None else bias_axes[0], FIXED)
-    tracer.applications[name] = tracer.applications.get(name, 0) + out.numel() // weight.shape[0]
-    tracer.producer_axis[name], tracer.consumer_axis[name] = 0, 1
+    moved = out if sides == (0, 1) else call["input"]
+    tracer.applications[name] = tracer.applications.get(name, 0) + moved.numel() // weight.shape[0]
+    tracer.producer_axis[name], tracer.consumer_axis[name] = sides
     for axis in range(-1, -call["input"].dim() - 1, -1):
         if axes is not None and axis != channel:  # features laid out as rows or positions
             tracer.freeze(axes[axis], FIXED)
@@ -139,9 +150,29 @@ def _layer(tracer: LabelTracer, call: dict[str, Any], out: th.Tensor) -> None:
     tracer.label(out, tuple(new))
 
 
-def _batched(tracer: LabelTracer, operands: Sequence[th.Tensor], out: th.Tensor) -> bool:
-    """Products of matrices side by side: units can be cut along the axes before the last two (heads)."""
-    labels = [(x, tracer.axes(x) or (None,) * x.dim()) for x in operands]
+def _axes(tracer: LabelTracer, x: th.Tensor) -> Axes:
+    return tracer.axes(x) or (None,) * x.dim()
+
+
+def _attention(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> bool:
+    """Heads side by side; features of values go their own way, and those of queries and keys set the scale of scores."""
+    query, key, value, *masks = (*args, *kwargs.values())
+    for x in (query, key):
+        tracer.freeze(_axes(tracer, x)[-1], "sets the scale of attention")
+    beside = [(x, _axes(tracer, x)) for x in masks if isinstance(x, th.Tensor)]
+    heads = [(x, (*_axes(tracer, x)[:-1], None)) for x in (query, key, value)]
+    return _batched(tracer, [*heads, *beside], out, _axes(tracer, value)[-1])
+
+
+def _batched(
+    tracer: LabelTracer, labels: Sequence[tuple[th.Tensor, Axes]], out: th.Tensor, features: np.ndarray | None = None
+) -> bool:
+    """
+    Products of matrices side by side: units can be cut along the axes before the last two (heads).
+
+    :param labels: the operands, each with its labels.
+    :param features: labels of the last axis of the result.
+    """
     merged: list[np.ndarray | None] = [None] * out.dim()
     for place in range(-1, -out.dim() - 1, -1):
         aligned = [(x.shape[place], own[place]) for x, own in labels if x.dim() >= -place]
@@ -153,7 +184,7 @@ def _batched(tracer: LabelTracer, operands: Sequence[th.Tensor], out: th.Tensor)
         for size, axis in aligned:
             if size > 1:
                 tracer.tie(merged[place], axis, FIXED)
-    tracer.label(out, tuple(merged))
+    tracer.label(out, (*merged[:-1], features))
     return True
 
 
@@ -166,8 +197,6 @@ def _tie_vectors(tracer: LabelTracer, channels: np.ndarray | None, vectors: tupl
 
 def _channel_norm(tracer: LabelTracer, x: th.Tensor, out: th.Tensor, vectors: tuple[Any, ...]) -> None:
     axes = tracer.axes(x)
-    if not any(isinstance(vector, th.Tensor) for vector in vectors):  # its size attribute could not be found again
-        tracer.freeze_tensor(x, BARE)
     _tie_vectors(tracer, None if axes is None else axes[1], vectors)
     if axes is not None:
         tracer.label(out, axes)
@@ -186,13 +215,15 @@ def _group_norm(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: t
         first, *others = np.split(axes[1], call["num_groups"])
         for other in others:
             tracer.tie(first, other, FIXED)
+    if call.get("weight") is None:  # its statistics mix channels, and nothing says which of them are left
+        tracer.freeze_tensor(call["input"], BARE)
     _channel_norm(tracer, call["input"], out, (call.get("weight"), call.get("bias")))
 
 
 def _layer_norm(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> None:
     call = dict(zip(("input", "normalized_shape", "weight", "bias"), args, strict=False)) | kwargs
     axes: Axes = tracer.axes(call["input"]) or (None,) * call["input"].dim()
-    if call.get("weight") is None:  # nothing to cut, but its normalized_shape would no longer fit
+    if call.get("weight") is None:
         tracer.freeze_tensor(call["input"], BARE)
     n_axes = len(call["normalized_shape"])
     for vector in (call.get("weight"), call.get("bias")):
@@ -226,6 +257,9 @@ def _prelu(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Ten
 
 
 _CHANNEL_RULES: dict[Callable, Callable[..., None]] = {
+    F.glu: glu,
+    F.pixel_shuffle: pixel_shuffle,
+    F.channel_shuffle: channel_shuffle,
     F.batch_norm: _batch_norm,
     F.instance_norm: _batch_norm,
     F.group_norm: _group_norm,

@@ -11,11 +11,11 @@ from rl_crop.core.graph.tracer import Axes, LabelTracer
 MOVES = frozenset(
     """flatten view reshape unflatten squeeze unsqueeze permute transpose movedim swapaxes t mT T expand expand_as
     repeat repeat_interleave tile chunk split tensor_split unbind getitem select narrow index_select cat concat
-    concatenate stack hstack roll flip view_as reshape_as pixel_shuffle pixel_unshuffle""".split()
+    concatenate stack hstack roll flip view_as reshape_as pixel_unshuffle""".split()
 )
 _RESHAPES = frozenset("view reshape unflatten".split())
 # These pick by place: cut units would shift the places of the others, unless all of them pass in order.
-_PICKS = frozenset("split tensor_split unbind getitem select narrow index_select roll".split())
+_PICKS = frozenset("chunk split tensor_split unbind getitem select narrow index_select roll".split())
 
 
 def rearrange(
@@ -39,23 +39,16 @@ def rearrange(
     moved = func(*_as_labels(tracer, args, picks), **{key: _as_labels(tracer, value, picks) for key, value in kwargs.items()})
     tensors, labels = (out, moved) if isinstance(out, (tuple, list)) else ((out,), (moved,))
     found = [_labelled_axis(values.numpy()) for values in labels]
-    if name in _RESHAPES:
-        given = _given_sizes(name, args, kwargs)
-        if found == [None]:
-            found = [_blocks(tracer, moved.numpy(), given)]
-        elif _joins_blocks(tracer, found[0], given):
-            return False
+    if name in _RESHAPES and found == [None]:
+        found = [_blocks(tracer, moved.numpy(), _given_sizes(name, args, kwargs))]
     if any(axes is None or len(axes) != x.dim() for x, axes in zip(tensors, found, strict=True)):
         return False
     pieces = [next((axis for axis in axes or () if axis is not None), np.zeros(0)) for axes in found]
     whole = next(axis for axis in tracer.axes(labelled[0]) or () if axis is not None)
-    if picks and not all(len(labelled) == 1 and np.array_equal(piece, whole) for piece in pieces):
-        return False
-    if name == "chunk" and not np.array_equal(pieces[0], whole):
-        if len({len(piece) for piece in pieces}) > 1:
+    if picks and not all(np.array_equal(piece, whole) for piece in pieces):
+        kept = all(x.dim() == labelled[0].dim() for x in tensors)
+        if len(labelled) > 1 or not kept or not all(_tie_parts(tracer, whole, piece) for piece in pieces):
             return False
-        for piece in pieces[1:]:  # chunks stay equal
-            tracer.tie(pieces[0], piece, "is cut into chunks")
     for tensor, axes in zip(tensors, found, strict=True):
         tracer.label(tensor, axes or ())
     return True
@@ -74,27 +67,73 @@ def _given_sizes(name: str, args: tuple, kwargs: dict[str, Any]) -> dict[int, in
 def _blocks(tracer: LabelTracer, labels: np.ndarray, given: dict[int, int]) -> Axes | None:
     """
     Units laid out along several axes (heads and their features): those at one place of the axis whose size is left open go
-    together, as the others are written into the call.
+    together, as the others are written into the call. Where none is, the last of two is taken to be computed from the width.
     """
-    open_ = [place for place, size in given.items() if size == -1]
+    varying = [place for place in range(labels.ndim) if (labels != labels.take([0], place)).any()]
+    open_ = [place for place, size in given.items() if size == -1 and place in varying]
+    if not open_ and len(varying) == 2:
+        open_ = varying[1:]
     if len(open_) != 1 or (labels < 0).any():
         return None
     blocks = [np.unique(block) for block in np.moveaxis(labels, open_[0], 0)]
     if len({len(block) for block in blocks}) > 1 or len(np.unique(np.concatenate(blocks))) < sum(map(len, blocks)):
         return None
     table = np.stack(blocks)
-    for place in range(1, table.shape[1]):
-        tracer.tie(table[:, 0], table[:, place], "is laid out in blocks")
-    tracer.blocks.update(table[:, 0].tolist())
+    _tie_columns(tracer, table)
     return tuple(table[:, 0] if place == open_[0] else None for place in range(labels.ndim))
 
 
-def _joins_blocks(tracer: LabelTracer, axes: Axes | None, given: dict[int, int]) -> bool:
-    """Whether a call puts such blocks one after the other again, to a size that is written into it."""
-    for place, labels in enumerate(axes or ()):
-        if labels is not None and len(np.unique(labels)) < len(labels) and labels[0] in tracer.blocks:
-            return given.get(place, -1) != -1
-    return False
+def _tie_parts(tracer: LabelTracer, whole: np.ndarray, piece: np.ndarray) -> bool:
+    """
+    A part of all units, taken to be computed from their number: one of several equal blocks, or every so many-th. Parts stay
+    equal: units at one place of each go together. A trial of the cut shows where places are written into the call instead.
+    """
+    n_parts, rest = divmod(len(whole), max(len(piece), 1))
+    if rest or len(piece) < 2:
+        return False
+    blocks, strides = whole.reshape(n_parts, -1), whole.reshape(-1, n_parts)
+    if any(np.array_equal(piece, block) for block in blocks):
+        _tie_columns(tracer, blocks.T)
+    elif any(np.array_equal(piece, column) for column in strides.T):
+        _tie_columns(tracer, strides)
+    else:
+        return False
+    return True
+
+
+def glu(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> None:
+    """Halves are multiplied: a unit and its gate go together."""
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+    _split_up(tracer, args[0], out, dim, lambda axis: axis.reshape(2, -1).T)
+
+
+def pixel_shuffle(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> None:
+    """Several channels become positions of one, and go together."""
+    factor = kwargs.get("upscale_factor", args[-1])
+    _split_up(tracer, args[0], out, -3, lambda axis: axis.reshape(-1, factor**2))
+
+
+def channel_shuffle(tracer: LabelTracer, args: tuple, kwargs: dict[str, Any], out: th.Tensor) -> None:
+    """Channels at one place of every group go together."""
+    groups = kwargs.get("groups", args[-1])
+    _split_up(tracer, args[0], out, 1, lambda axis: axis.reshape(groups, -1).T, each=groups)
+
+
+def _split_up(
+    tracer: LabelTracer, x: th.Tensor, out: th.Tensor, dim: int, table_of: Callable[[np.ndarray], np.ndarray], each: int = 1
+) -> None:
+    """Tie what goes together (rows of a table), and label the result with one, or ``each``, of a row."""
+    axes = list(tracer.axes(x) or ())
+    if axes[dim] is not None:
+        table = table_of(axes[dim])  # type: ignore[arg-type]
+        _tie_columns(tracer, table)
+        axes[dim] = table[:, :each].ravel()
+    tracer.label(out, tuple(axes))
+
+
+def _tie_columns(tracer: LabelTracer, table: np.ndarray) -> None:
+    for place in range(1, table.shape[1]):
+        tracer.tie(table[:, 0], table[:, place], "is laid out in blocks")
 
 
 def _as_labels(tracer: LabelTracer, value: Any, picks: bool) -> Any:

@@ -55,7 +55,6 @@ class LabelTracer(TorchFunctionMode):
         # can lose heads; those that read what their layer gave out a step before; units that must stay of those that a weight
         # produces; and weights (by id) whose layers make their own states.
         self.gates: dict[str, int] = {}
-        self.blocks: set[int] = set()  # first labels of blocks of units that are reshaped to an axis of their own (heads)
         self.composite: set[str] = set()
         self.attention: set[int] = set()
         self.feedback: set[str] = set()
@@ -156,15 +155,19 @@ _FACTORIES = frozenset("rand randn zeros ones full empty new_zeros new_ones new_
 
 LAYER_CALLS = frozenset({th.nn.functional.linear, th.nn.functional.conv1d, th.nn.functional.conv2d, th.nn.functional.conv3d})
 """Calls that apply a weight of shape (outputs, inputs, *kernel)."""
+TRANSPOSED = frozenset(
+    {th.nn.functional.conv_transpose1d, th.nn.functional.conv_transpose2d, th.nn.functional.conv_transpose3d}
+)
+"""Calls that apply a weight of shape (inputs, outputs, *kernel)."""
 
 
 def channel_axis(weight: th.Tensor) -> int:
-    """:return: the (negative) axis of channels in the input and output of a call in :data:`LAYER_CALLS`."""
+    """:return: the (negative) axis of channels in input and output of a call in :data:`LAYER_CALLS` or :data:`TRANSPOSED`."""
     return -(weight.dim() - 1)
 
 
 def layer_arguments(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """:return: ``input``, ``weight`` and ``bias`` of a call in :data:`LAYER_CALLS`."""
+    """:return: ``input``, ``weight`` and ``bias`` of a call in :data:`LAYER_CALLS` or :data:`TRANSPOSED`."""
     bound = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
     bound.setdefault("bias", None)
     return bound

@@ -202,17 +202,18 @@ def readers_of(
     :param importance: what an output's squared error counts, by weight, shape (outputs,); 1 where a weight is not named.
     :return: one reader for each input and convolution group.
     """
-    index = {slot.tensor: slot.index for slot in group.slots if slot.role == "in"}
+    slots = {slot.tensor: slot for slot in group.slots if slot.role == "in"}
     readers = []
     for item in received:
         n_groups, n_features = item.gram.shape[:2]
         rows = []
         for name in item.layers:
-            weight = weights[name].detach().double().cpu().numpy()
+            weight = weights[name].detach().double().cpu().numpy().swapaxes(1, slots[name].axis)
             weight = weight.reshape(n_groups, -1, n_features)
             rows.append(weight * np.sqrt(importance[name]).reshape(n_groups, -1, 1) if name in importance else weight)
-        kernel = n_features // weights[item.layers[0]].shape[1]  # positions that one channel has in a patch
-        channels = index[item.layers[0]]
+        first = slots[item.layers[0]]
+        kernel = n_features // weights[first.tensor].shape[first.axis]  # positions that one channel has in a patch
+        channels = first.index
         units = (channels[:, :, None] * kernel + np.arange(kernel)).reshape(len(channels), -1)
         for place in range(n_groups):
             changes = item.gram[place].diagonal() > item.noise(place)

@@ -60,9 +60,9 @@ class Compensator:
         self.rows_kept = {}
         for group in graph.groups.values():
             if group.name in kept and len(kept[group.name]) < group.n_units:
-                for name in group.tensors("in"):
-                    if name in tensors:
-                        self.rows_kept[name] = keep_index(graph, name, kept).get(0)
+                for slot in group.slots:
+                    if slot.role == "in" and slot.tensor in tensors:
+                        self.rows_kept[slot.tensor] = keep_index(graph, slot.tensor, kept).get(1 - slot.axis)
         # What weights receive of their own layer is not known before they are refitted: what the dense layer gave is taken.
         self.columns_kept = {name: keep_index(graph, name, kept)[1] for name in self.rows_kept if name in graph.feedback}
         self.inputs: dict[str, th.Tensor] = {}
@@ -106,7 +106,8 @@ class Compensator:
                 new_weight, new_bias = _refit(received, self.targets[name], weight.detach(), bias, self.refit_weights)
                 if not bool(th.isfinite(new_weight).all()):
                     raise PruningError(f"Compensation of {name!r} is not finite: nothing was pruned. Use compensation='none'.")
-                transaction.set_data(weight, new_weight)
+                own = self.tensors[name]
+                transaction.set_data(own, new_weight if weight is own else new_weight.transpose(0, 1).contiguous())
                 if bias is not None:
                     transaction.set_data(bias, new_bias)
 

@@ -13,7 +13,15 @@ from rl_crop.core.model import Copy, Subject
 from rl_crop.core.pruning.compensation import REFITTING, Compensator
 from rl_crop.core.pruning.distillation import Distiller
 from rl_crop.core.pruning.optimizer_state import cut_optimizers, forget
-from rl_crop.core.pruning.surgery import Cuts, Transaction, cut, flatten_weights, keep_index, update_sizes
+from rl_crop.core.pruning.surgery import (
+    Cuts,
+    Transaction,
+    cut,
+    flatten_weights,
+    keep_index,
+    sizes_as_given,
+    update_sizes,
+)
 from rl_crop.core.pruning.twin import cut_outputs, differs, masked_outputs
 
 TRACE_BATCH = 2
@@ -75,7 +83,8 @@ def cut_only(
     stays = {name: keep_index(graph, name, kept) for name in subject.stored}
     subject.follow(transaction, {name: axes[max(axes)] for name, axes in stays.items() if axes})
     update_sizes(transaction, modules, cuts)
-    check_runs(subject, dense)
+    with sizes_as_given(transaction, modules):
+        check_runs(subject, dense)
     why = None if masked is None else differs(masked, lambda: cut_outputs(subject))
     if why is not None:
         raise PruningError(f"The cut network differs from the masked one: {why}. Everything was put back; use ignore=.")

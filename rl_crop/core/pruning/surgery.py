@@ -1,6 +1,7 @@
 """Cutting units out of parameters, gradients, optimizer state and size attributes, in place and undoably."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -217,6 +218,35 @@ def update_sizes(transaction: Transaction, roots: Iterable[nn.Module], changed: 
             transaction.set_attribute(encoder, "use_nested_tensor", False)
 
 
+_CHANNELS: dict[type[nn.Module], int] = {
+    nn.InstanceNorm1d: -2, nn.InstanceNorm2d: -3, nn.InstanceNorm3d: -4,
+    nn.BatchNorm1d: 1, nn.BatchNorm2d: 1, nn.BatchNorm3d: 1,
+}  # fmt: skip
+
+
+@contextmanager
+def sizes_as_given(transaction: Transaction, roots: Iterable[nn.Module]) -> Iterator[None]:
+    """
+    While active, norms of channels that hold no tensor of their own take the size of what they are given.
+
+    :param transaction: remembers every change.
+    :param roots: modules to search.
+    """
+
+    def before(module: Any, args: tuple) -> None:
+        axis = next(axis for kind, axis in _CHANNELS.items() if isinstance(module, kind))
+        if args and module.num_features != args[0].shape[axis]:
+            transaction.set_attribute(module, "num_features", args[0].shape[axis])
+
+    found = [module for root in roots for module in root.modules() if isinstance(module, tuple(_CHANNELS))]
+    hooks = [module.register_forward_pre_hook(before) for module in found if not module.state_dict()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def flatten_weights(roots: Iterable[nn.Module]) -> None:
     """Lay out the weights of recurrent layers one after the other, as the kernels of some devices want them."""
     for root in roots:
@@ -235,6 +265,8 @@ def _sizes(module: nn.Module) -> dict[str, Any]:
         if inputs == 1 and groups == module.in_channels > 1:
             groups = outputs // (module.out_channels // module.in_channels)
         return {"in_channels": inputs * groups, "out_channels": outputs, "groups": groups}
+    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        return {"in_channels": module.weight.shape[0], "out_channels": module.weight.shape[1] * module.groups}
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and weight is not None:
         return {"normalized_shape": tuple(weight.shape)}
     if isinstance(module, nn.MultiheadAttention):

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from rl_crop.core.graph.groups import DependencyGraph, Group
 from rl_crop.core.graph.tracer import tensors_in
 from rl_crop.core.model import Subject
-from rl_crop.core.pruning.surgery import Transaction, cut, keep_index, update_sizes
+from rl_crop.core.pruning.surgery import Transaction, cut, keep_index, sizes_as_given, update_sizes
 from rl_crop.core.rng import Steady, isolated_rng, undisturbed
 
 ROWS = 16
@@ -118,7 +118,7 @@ def _outputs(
     with undisturbed(subject.root), isolated_rng(0), th.no_grad(), trial:
         change(trial)
         try:
-            with mode or Steady():
+            with mode or Steady(), sizes_as_given(trial, subject.trained.modules):
                 results = [run(index=slice(ROWS)) for run in subject.trained.runs]
             return [output.clone() for result in results for output in tensors_in(result)]
         except Exception as error:

@@ -67,9 +67,9 @@ WHOLE = {  # what is left whole: the layers pruned all the same
     "old spectral norm": (lambda: chain(nn.utils.spectral_norm(nn.Linear(8, 8))), {"b"}),
     "masks of torch": (lambda: chain(masks.random_unstructured(nn.Linear(8, 8), "weight", 0.5)), {"b"}),
     "softmax": (lambda: chain(nn.Softmax(1)), {"b"}),
-    "transposed convolution": (transposed, {"4"}),
 }
 CUT = {
+    "transposed convolution": (transposed, {"0", "2", "4"}),
     "lstm": (lambda: chain(nn.LSTM(8, 8, batch_first=True), lambda odd, h: odd(h[:, None])[0][:, 0]), {"a", "odd", "b"}),
     "gru cell": (lambda: chain(nn.GRUCell(8, 8)), {"a", "odd", "b"}),
     "attention": (

@@ -46,7 +46,6 @@ FOLLOWED = {
     "cast": lambda h: h.float().double().flatten(1),
 }
 WHOLE = {
-    "every second unit": lambda h: h[:, ::2].flatten(1),
     "one unit": lambda h: h[:, 2:3].flatten(1) + h.mean((1, 2)).unsqueeze(1),
     "negative place": lambda h: th.cat([h[:, -1], h.flatten(1)], 1),
     "indices": lambda h: h[:, [3, 1, 0]].flatten(1),
