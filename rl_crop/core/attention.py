@@ -112,6 +112,8 @@ def attention_sizes(module: nn.MultiheadAttention) -> dict[str, Any]:
     """:return: the size attributes of an attention layer as its parameters say, its class included"""
     embedded, inner = module.out_proj.weight.shape
     keys, values = (module.in_proj_weight if w is None else w for w in (module.k_proj_weight, module.v_proj_weight))
+    queries = module.in_proj_weight if module.q_proj_weight is None else module.q_proj_weight
     sizes = {"embed_dim": embedded, "num_heads": inner // module.head_dim, "kdim": keys.shape[1], "vdim": values.shape[1]}
     # Fast paths of torch take the width of heads for that of the layer.
-    return sizes if embedded == inner else sizes | {"_qkv_same_embed_dim": False, "__class__": NarrowAttention}
+    same = queries.shape[1] == embedded == inner
+    return sizes if same else sizes | {"_qkv_same_embed_dim": False, "__class__": NarrowAttention}
