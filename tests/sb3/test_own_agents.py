@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import TQC, TRPO, CrossQ
+from sb3_contrib import TQC, TRPO, CrossQ, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
@@ -30,6 +30,8 @@ from tests.zoo.own_agents import (
     Logarithms,
     Noisy,
     OtherTraining,
+    OwnHidden,
+    OwnHiddenRecurrent,
     Present,
     Scaled,
     Simulator,
@@ -45,6 +47,9 @@ LOADING = {
     "fixed widths of TRPO": own(algorithm=TRPO, policy=FixedWidths),
     "fixed widths of SAC": own(algorithm=SAC, policy=FixedSoft),
     "deep heads": own(policy=DeepHeads),
+    "hidden layers": own(policy=OwnHidden),
+    "hidden layers behind an extractor": own(Extractor, policy=OwnHidden),
+    "hidden layers behind an LSTM": own(algorithm=RecurrentPPO, policy=OwnHiddenRecurrent),
     "an encoder as an object": own(Given, **GIVEN),
     "a function that builds the extractor": own(lambda space: Extractor(space, 12)),
     "a buffer that is not saved": own(Scaled),
@@ -66,6 +71,9 @@ def test_a_cut_agent_trains_saves_and_loads(kind, tmp_path):
     observations = np.random.default_rng(0).uniform(-1, 1, (20, 3)).astype(np.float32)
     assert np.allclose(*(agent.predict(observations, deterministic=True)[0] for agent in (model, loaded)), atol=1e-6)
     loaded.learn(64)
+    rl_crop.prune_policy(loaded, 0.2, criterion="magnitude", compensation="none", min_units=2)
+    loaded.save(tmp_path / "again")
+    type(model).load(tmp_path / "again")
 
 
 def test_an_encoder_that_was_handed_over_stays_as_it_was():
@@ -89,6 +97,14 @@ def test_a_vector_of_all_parameters_is_refused_at_the_start():
         model.learn(64, callback=rl_crop.PruningCallback(0.5, verbose=0))
     assert model.num_timesteps == 0
     model.learn(64, callback=rl_crop.PruningCallback(0.5, ignore="flat", verbose=0, **SCORING))
+
+
+def test_an_optimizer_whose_history_cannot_be_cut_is_refused_at_the_start():
+    model = own()()
+    model.own = th.optim.LBFGS(model.policy.value_net.parameters())
+    with pytest.raises(rl_crop.PruningError, match="LBFGS"):
+        model.learn(64, callback=rl_crop.PruningCallback(0.5, verbose=0))
+    assert model.num_timesteps == 0
 
 
 @pytest.mark.parametrize("how", ["a name", "a function"])

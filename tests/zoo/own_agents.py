@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 import torch.nn.functional as F  # noqa: N812
 from gymnasium import spaces
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -116,6 +117,39 @@ class DeepHeads(ActorCriticPolicy):
         self.action_net = nn.Sequential(nn.Linear(self.mlp_extractor.latent_dim_pi, 10), nn.ReLU(), nn.Linear(10, 1))
         self.value_net = nn.Sequential(nn.Linear(self.mlp_extractor.latent_dim_vf, 10), nn.Tanh(), nn.Linear(10, 1))
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1))
+
+
+class HiddenLayers(nn.Module):
+    """In the place of an ``MlpExtractor``: a trunk that both networks run, a layer of each, and a scale."""
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.latent_dim_pi, self.latent_dim_vf = 12, 10
+        self.trunk = nn.Sequential(nn.Linear(n_features, 16), nn.LayerNorm(16), nn.Tanh())
+        self.actor, self.critic = nn.Linear(16, 12), nn.Linear(16, 10)
+
+    def forward(self, features):
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features):
+        return self.actor(self.trunk(features)).relu()
+
+    def forward_critic(self, features):
+        return self.critic(self.trunk(features)).relu()
+
+
+class OwnHidden(ActorCriticPolicy):
+    """The custom network of the documentation of Stable-Baselines3."""
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = HiddenLayers(self.features_dim)
+
+
+class OwnHiddenRecurrent(RecurrentActorCriticPolicy):
+    """The same behind an LSTM."""
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = HiddenLayers(self.lstm_output_dim)
 
 
 class OtherTraining(ActorCriticPolicy):

@@ -3,8 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
+import torch as th
+
 from rl_crop.core.errors import PruningError
 from rl_crop.core.model import Subject
+from rl_crop.core.pruning.optimizer_state import with_inner
 from rl_crop.core.pruning.planning import make_plan
 from rl_crop.core.pruning.settings import Settings, Target
 
@@ -19,8 +22,10 @@ def try_cut(subject: Subject, sparsity: Target | None, settings: Settings) -> No
     :param subject: the model.
     :param sparsity: what is to go; ``None`` where that is to be found.
     :param settings: of the cut that is due later.
-    :raises PruningError: it cannot be reached, or the model cannot be cut.
+    :raises PruningError: it cannot be reached, or the model cannot be cut, or not once it has been trained.
     """
+    if any(isinstance(optimizer, th.optim.LBFGS) for optimizer in with_inner(subject.optimizers)):
+        raise PruningError("LBFGS will keep the history of all parameters in one vector, which cannot be cut: use another.")
     settings = replace(settings, criterion="magnitude", compensation="none")
     if sparsity is not None:
         make_plan(subject, sparsity, settings).rehearse()

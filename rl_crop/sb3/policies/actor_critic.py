@@ -7,13 +7,12 @@ import torch as th
 import torch.nn.functional as F  # noqa: N812
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
-from rl_crop.core.errors import PruningError
 from rl_crop.sb3.batches import needs
-from rl_crop.sb3.networks import Forward, Hyperparameters, Place, PolicyNetworks, first_linear, has_parameters, hidden_widths
+from rl_crop.sb3.networks import Forward, Hyperparameters, Place, PolicyNetworks, first_linear, has_parameters
 from rl_crop.sb3.noise import StateDependentNoise
+from rl_crop.sb3.policies.hidden_layers import hidden_layers, stated_widths
 
 ONE_SIZE = "Stable-Baselines3 builds actor and critic for one features_dim, also where each has an extractor of its own"
 TRAINED = ("trained values", "log-probabilities of actions", "entropies")
@@ -25,7 +24,7 @@ def actor_critic(policy: Any, hyper: Hyperparameters) -> PolicyNetworks:
     :param policy: an ``ActorCriticPolicy`` or ``MaskableActorCriticPolicy``.
     :param hyper: of the algorithm.
     :return: its parts.
-    :raises PruningError: its hidden layers are not those of a plain ``MlpExtractor``.
+    :raises PruningError: hidden layers of its own do not run on features.
     """
 
     def latents(observations: Any, actor: bool = True, critic: bool = True) -> tuple[th.Tensor | None, th.Tensor | None]:
@@ -84,25 +83,21 @@ def assemble(
     :param seen: what features extractors receive of the observations of a batch.
     :param own: see :class:`PolicyNetworks`; what ``trained`` returns comes beside it.
     :param more: further fields of :class:`PolicyNetworks`.
-    :raises PruningError: its hidden layers are not those of a plain ``MlpExtractor``.
+    :raises PruningError: hidden layers of its own do not run on features.
     """
-    if type(policy.mlp_extractor) is not MlpExtractor:
-        raise PruningError(
-            f"{type(policy).__name__} is not supported: its hidden layers are not those of a plain MlpExtractor, so their new "
-            f"widths could not be written into net_arch. Nothing was changed."
-        )
     use_sde = getattr(policy, "use_sde", False)
     extractor, pi_extractor, vf_extractor = policy.mlp_extractor, policy.pi_features_extractor, policy.vf_features_extractor
     shared = pi_extractor is vf_extractor
     before = before or {}
+    both, of_actor, of_critic = hidden_layers(policy)
     modules: dict[str, list[nn.Module | nn.Parameter]] = {
-        "actor": [*before.get("actor", ()), extractor.policy_net, policy.action_net, *([policy.log_std] if use_sde else [])],
-        "critic": [*before.get("critic", ()), extractor.value_net, policy.value_net],
+        "actor": [*before.get("actor", ()), *of_actor, policy.action_net, *([policy.log_std] if use_sde else [])],
+        "critic": [*before.get("critic", ()), *of_critic, policy.value_net],
     }
     pinned: dict[str, Forward] = {}
-    if shared and has_parameters(pi_extractor):
-        modules = {"features": [pi_extractor], **modules}
-    elif not shared:
+    if both or (shared and has_parameters(pi_extractor)):
+        modules = {"features": [*([pi_extractor] if shared else []), *both], **modules}
+    if not shared:
         modules["actor"].insert(0, pi_extractor)
         modules["critic"].insert(0, vf_extractor)
         pinned[ONE_SIZE] = lambda observations, actions: _features(policy, seen(observations))
@@ -123,12 +118,9 @@ def assemble(
         policy_loss = policy_gradient_loss(policy, latent_pi, batch, hyper)
         return policy_loss + hyper.vf_coef * value_loss(policy.value_net(latent_vf), batch)
 
-    def net_arch() -> dict[str, list[int]]:
-        return {"pi": hidden_widths(extractor.policy_net), "vf": hidden_widths(extractor.value_net)}
-
     def sizes() -> list[Place]:
         return [
-            (policy, "net_arch", net_arch()),
+            (policy, "net_arch", stated_widths(policy)),
             (extractor, "latent_dim_pi", first_linear(policy.action_net).in_features),
             (extractor, "latent_dim_vf", first_linear(policy.value_net).in_features),
         ]
@@ -149,7 +141,7 @@ def assemble(
         modules=modules,
         forwards=[outputs],
         losses={"features": whole_loss, "actor": actor_loss, "critic": critic_loss},
-        net_arch=net_arch,
+        net_arch=lambda: stated_widths(policy),
         sizes=sizes,
         extractors=[pi_extractor] if shared else [pi_extractor, vf_extractor],
         pinned=pinned,
