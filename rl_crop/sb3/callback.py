@@ -31,7 +31,7 @@ from rl_crop.sb3.between_rollouts import (
     training_batches,
 )
 from rl_crop.sb3.data import BATCH_SIZE, RolloutMemory
-from rl_crop.sb3.examples import example_transitions
+from rl_crop.sb3.examples import try_own_criterion
 from rl_crop.sb3.guard import ReturnGuard
 from rl_crop.sb3.learning import still_learning
 from rl_crop.sb3.learning_rate import check_factor, scale_learning_rate
@@ -212,24 +212,13 @@ class PruningCallback(BaseCallback):
             recipe, sparsity, self._subject, self._seed, limits, ignore=self._along.ignore, **self.settings
         )
         self._state.start(self.engine, subject, found)
-        self._try_criterion()
+        try_own_criterion(model, self.engine, self._subject, self.on_error)
         if not hasattr(model, "pruning_history"):
             model.pruning_history = []  # type: ignore[attr-defined]
         if found is not None:
             self._retry_at, self._unseen = found["retry_at"], found["unseen"]
             self.guard.progress.go_on(found.get("progress", {}))
         self._write()
-
-    def _try_criterion(self) -> None:
-        """What is wrong with a criterion of the user's own is found out now, and not after days of training."""
-        if self.engine is None or not self.engine.criterion_is_own:
-            return
-        try:
-            self.engine.try_criterion(self._subject([example_transitions(self.model)]))
-        except PruningError as error:
-            if self.on_error == "raise":
-                raise
-            warnings.warn(str(error), stacklevel=2)
 
     @property
     def _along(self) -> Along:

@@ -1,6 +1,8 @@
 """Transitions that need not be real: what a criterion of the user's own is tried on before anything is trained."""
 
 import copy
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from rl_crop.core.errors import PruningError
+from rl_crop.core.model import Subject
+from rl_crop.core.recipes.engine import PruningEngine
+from rl_crop.core.recipes.own_criteria import criterion_is_own, try_criterion
 from rl_crop.sb3.adapters import unwrap
 from rl_crop.sb3.batches import Samples, as_samples
 from rl_crop.sb3.data import n_rows
@@ -48,3 +54,23 @@ def example_transitions(model: BaseAlgorithm) -> Samples:
     if isinstance(model, OnPolicyAlgorithm):
         columns |= {"actions": column(actions)} | {name: column(drawn.normal(size=n)) for name in NUMBERS}
     return Samples(**columns)
+
+
+def try_own_criterion(
+    model: BaseAlgorithm, engine: PruningEngine, subject_of: Callable[[Sequence[Any]], Subject], on_error: str
+) -> None:
+    """
+    :param model: the agent, whose training starts.
+    :param engine: of its run.
+    :param subject_of: makes what is pruned of batches.
+    :param on_error: ``"raise"``, or ``"warn"``: then it is tried again when it is due.
+    :raises PruningError: the criterion is the user's own, and fails.
+    """
+    if not criterion_is_own(engine):
+        return
+    try:
+        try_criterion(engine, subject_of([example_transitions(model)]))
+    except PruningError as error:
+        if on_error == "raise":
+            raise
+        warnings.warn(str(error), stacklevel=2)

@@ -16,7 +16,7 @@ from rl_crop.core.prunable import prunable_parameters
 from rl_crop.core.pruning.plan import PruningPlan
 from rl_crop.core.pruning.planning import make_plan, trace
 from rl_crop.core.pruning.report import PruningReport
-from rl_crop.core.pruning.schedules import MET, ScheduleOptions
+from rl_crop.core.pruning.schedules import ScheduleOptions
 from rl_crop.core.pruning.settings import AUTO, Settings, Target, is_auto, sparsity_by_network
 from rl_crop.core.pruning.steps import event_steps
 from rl_crop.core.pruning.surgery import Transaction
@@ -135,26 +135,6 @@ class PruningEngine:
             try_cut(subject, None if self.finds_size else as_target(self.targets), self.settings)
         elif not self.recipe.structured and not self.finds_size:
             self.weights.select(self.weights.magnitude(), self.targets, self.recipe.scope)
-
-    @property
-    def criterion_is_own(self) -> bool:
-        """Whether the criterion is one of the user's."""
-        return not getattr(resolve_criterion(self.recipe.criterion), "__module__", "").startswith("rl_crop.")
-
-    def try_criterion(self, subject: Subject) -> None:
-        """
-        Score once, so that what is wrong with a criterion is found before training.
-
-        :param subject: what is pruned, with batches that need not be real.
-        :raises PruningError: it fails, or returns no scores.
-        """
-        scored = {name: MET for name, share in self.targets.items() if share}  # so little that no unit goes
-        with explained(f"criterion={self.settings.criterion_name!r} fails where it is tried, before training"):
-            state = self._state(subject, scored, 0.0, first=True)
-            if self.recipe.structured:
-                state.plan(scored, compensation="none", max_params=None, max_flops=None)
-            else:
-                state.scores()
 
     def update(self, now: float, batches: Batches, record: Record | None = None) -> Change | None:
         """
