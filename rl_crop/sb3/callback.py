@@ -194,8 +194,7 @@ class PruningCallback(BaseCallback):
         self.memory, self.guard = RolloutMemory(self._n_batches * self.batch_size), ReturnGuard(model._total_timesteps)
         subject = self._subject([])
         parts = frozenset(sparsity if isinstance(sparsity, Mapping) else (network.name for network in subject.networks))
-        arguments = told_apart(recipe, sparsity, self.settings, self.ignore, self.of)
-        self._state = AgentState(model, parts, recipe.structured, arguments)
+        self._state = AgentState(model, parts, recipe.structured, told_apart(recipe, sparsity, self.settings, self.ignore, self.of))
         if self._state.finished:
             self._state.clear()
             self.logger.info("The agent has been pruned already (model.pruning_history): it is not pruned again.")
@@ -213,8 +212,7 @@ class PruningCallback(BaseCallback):
         )
         self._state.start(self.engine, subject, found)
         try_own_criterion(model, self.engine, self._subject, self.on_error)
-        if not hasattr(model, "pruning_history"):
-            model.pruning_history = []  # type: ignore[attr-defined]
+        vars(model).setdefault("pruning_history", [])
         if found is not None:
             self._retry_at, self._unseen = found["retry_at"], found["unseen"]
             self.guard.progress.go_on(found.get("progress", {}))
