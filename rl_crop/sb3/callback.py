@@ -68,8 +68,7 @@ class PruningCallback(BaseCallback):
     :param scope: ``"network"`` (the default), ``"layer"`` or ``"global"``.
     :param budget: ``"params"``, ``"flops"`` or ``"units"``.
     :param compensation: ``"none"``, ``"bias"``, ``"least_squares"`` (the default) or ``"distill"``.
-    :param min_units: units that stay in every layer: an int (1), or a float in (0, 1) as a share of what ``scope="layer"``
-        leaves.
+    :param min_units: units that stay in every layer: an int (1), or a float in (0, 1) as a share of what "layer" leaves.
     :param structured: whether units are removed, or single weights masked (which makes nothing faster).
     :param schedule: ``"one_shot"`` (the default); ``"iterative"`` (steps within one event, scored anew at each); ``"gradual"``
         (``n_events`` events from ``when`` until ``until``, with training between them).
@@ -91,8 +90,7 @@ class PruningCallback(BaseCallback):
     :param max_params: instead of a sparsity, how many parameters may be left, of the agent or by network.
     :param max_flops: the same in floating-point operations for one observation.
     :param round_to: widths are multiples of this.
-    :param tolerance: of a size that is found: the share of the variance of a network's outputs that may be left unexplained
-        (1e-4).
+    :param tolerance: of a size that is found: share of the variance of a network's outputs that may stay unexplained (1e-4).
     :param ignore: modules of the policy that are left whole, by name, and attributes of the algorithm that are not looked at.
     :param optimizers: further optimizers whose state is cut along, where they are not found: names of attributes of the
         algorithm (``"vf_optimizer"``, with dots within), or a function of the algorithm that returns them.
@@ -193,8 +191,9 @@ class PruningCallback(BaseCallback):
         self._seed = int(self.seed if self.seed is not None else (model.seed or 0))
         self.memory, self.guard = RolloutMemory(self._n_batches * self.batch_size), ReturnGuard(model._total_timesteps)
         subject = self._subject([])
-        parts = frozenset(sparsity if isinstance(sparsity, Mapping) else (network.name for network in subject.networks))
-        self._state = AgentState(model, parts, recipe.structured, told_apart(recipe, sparsity, self.settings, self.ignore, self.of))
+        own = frozenset(sparsity if isinstance(sparsity, Mapping) else (network.name for network in subject.networks))
+        arguments = told_apart(recipe, sparsity, self.settings, self.ignore, self.of)
+        self._state = AgentState(model, own, recipe.structured, arguments)
         if self._state.finished:
             self._state.clear()
             self.logger.info("The agent has been pruned already (model.pruning_history): it is not pruned again.")
