@@ -6,6 +6,7 @@ made again. Prints a Markdown table.
 Example::
 
     python scripts/lab/trained_agents.py configs/ppo_cartpole.yaml configs/sac_pendulum.yaml --seeds 3
+    python scripts/lab/trained_agents.py  # what is recorded
 """
 
 import dataclasses
@@ -46,7 +47,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Args:
-    configs: tyro.conf.Positional[tuple[Path, ...]]
+    configs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """The tasks: YAML files of `configs/`."""
     steps: int | None = None
     """Timesteps that agents are trained for, instead of the file's."""
@@ -122,7 +123,7 @@ def table(lines: list[dict[str, Any]]) -> str:
             dense, left = ([line["report"][f"n_params_{when}"] for line in own] for when in ("before", "after"))
             sizes = f"{dense[0]:,} to {' / '.join(f'{size:,}' for size in left)}"
             means = [np.mean([of(line[when]) for line in own]) for of in (np.mean, worst) for when in ("before", "after")]
-            rows.append(f"| {task} | {arm} | {len(own)} | {sizes} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |")
+            rows.append(f"| {task} | {arm} | {len(own)} | {sizes} | " + " | ".join(f"{mean:.4g}" for mean in means) + " |")
     return "\n".join(rows)
 
 
