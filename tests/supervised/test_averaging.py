@@ -159,7 +159,7 @@ def test_a_small_rival_starts_with_its_own_weights_in_both(data):
 def test_a_cut_without_the_average_is_refused_at_the_next_step(data):
     trainer = trainer_of(data, average=0.9)
     prune_model(trainer.model, trainer.loss, trainer.batches(2), 0.5, optimizers=trainer.optimizers)
-    with pytest.raises(PruningError, match=r"'0\.weight'.* have been cut, but not in the averaged model"):
+    with pytest.raises(PruningError, match="weight'.* have been cut, but not in the averaged model"):
         trainer.train(0.2)
     whole = trainer_of(data, average=0.9)
     beside = {"optimizers": whole.optimizers, "mirrors": [whole.measured]}

@@ -26,7 +26,7 @@ def data():
 def test_pruning_keys_are_those_of_a_recipe():
     assert chosen_recipe({"sparsity": 0.8, "recipe": "granet"}) == (RECIPES["granet"], 0.8)
     recipe, sparsity = chosen_recipe({})
-    assert (recipe.criterion, recipe.when, recipe.compensation, sparsity) == ("crop", "lazy", "least_squares", 0.9)
+    assert (recipe.criterion, recipe.when, recipe.compensation, sparsity) == ("obs_crop", "lazy", "least_squares", 0.9)
     recipe, _ = chosen_recipe({"criterion": "snip", "when": 0.2, "schedule": "iterative", "scope": "layer", "n_batches": 3})
     assert isinstance(recipe, Recipe) and (recipe.schedule, recipe.inner, recipe.scope) == ("once", "halving", "layer")
     assert (recipe.when, recipe.of(ScoringOptions).n_batches, recipe.of(TriggerOptions).latest) == (0.2, 3, 0.3)
