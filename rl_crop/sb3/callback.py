@@ -248,6 +248,7 @@ class PruningCallback(BaseCallback):
         return recipe, target_by_network(self.sparsity, self.networks)
 
     def _on_rollout_start(self) -> None:
+        self._state.log(now=False)
         # Where a checkpoint was saved within a rollout, nothing has been trained since it began.
         if has_buffers(self.model) and (self._unseen or not self._on_policy):
             self._unseen = False

@@ -85,6 +85,7 @@ class AgentState:
     def __init__(self, model: BaseAlgorithm, networks: frozenset[str], structured: bool, arguments: Mapping[str, str]) -> None:
         self.model, self.networks, self.structured, self.arguments = model, networks, structured, dict(arguments)
         self.key = ",".join(sorted(networks))
+        self._curves: tuple[dict[str, float], dict[str, int]] | None = None
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -134,15 +135,12 @@ class AgentState:
 
     def announce(self, verbose: int) -> None:
         """
-        Say what is gone in all, of the agent as it was before its first event: in the log as ``pruning/...``. After the
-        last event, warn of layers that are left with a single unit: few read a report, and such an agent may learn no more.
+        Say what an event has done. After the last one, warn of layers that are left with a single unit: few read a report,
+        and such an agent may learn no more.
 
         :param verbose: above 0, the report is then printed too.
         """
-        last, logger = self.events[-1], self.model.logger
-        names = [item.name for item in fields(PruningReport)]
-        facts = [{name: event[name] for name in names if name in event} for event in self.events]
-        report = merge_reports([PruningReport(**known) for known in facts])
+        last, report = self.events[-1], self._in_all
         if last["finished"]:
             if verbose > 0:
                 gone = ", ".join(f"{name} {share:.1%}" for name, share in last["reached"].items())
@@ -150,12 +148,30 @@ class AgentState:
                 print(report)
             for note in unit_notes(report.widths) if self.structured else ():
                 warnings.warn(f"Cut at {last['timesteps']} steps: {note}", stacklevel=2)
-        logger.record("pruning/sparsity", report.sparsity["total"])
-        logger.record("pruning/n_params", report.n_params_after)
-        logger.record("pruning/flops", report.flops_after)
-        logger.record("pruning/seconds", last["seconds"])
-        for name, (_, after) in report.widths.items():
-            logger.record(f"pruning/{'units' if self.structured else 'weights'}/{name}", after)
+        self.model.logger.record("pruning/seconds", last["seconds"])
+        self.log()
+
+    @property
+    def _in_all(self) -> PruningReport:
+        """What is gone of the agent as it was before its first event."""
+        names = [item.name for item in fields(PruningReport)]
+        facts = [{name: event[name] for name in names if name in event} for event in self.events]
+        return merge_reports([PruningReport(**known) for known in facts])
+
+    def log(self, now: bool = True) -> None:
+        """
+        Write what is gone in all to the agent's logger, as ``pruning/...``; nothing before the first event.
+
+        :param now: whether an event has just happened. Otherwise layers are left out of what is printed.
+        """
+        if now or (self._curves is None and self.events):
+            report, kind = self._in_all, "units" if self.structured else "weights"
+            layers = {f"pruning/{kind}/{name}": after for name, (_, after) in report.widths.items()}
+            sizes = {"sparsity": report.sparsity["total"], "n_params": report.n_params_after, "flops": report.flops_after}
+            self._curves = {f"pruning/{name}": value for name, value in sizes.items()}, layers
+        for values, hidden in zip(self._curves or (), (None, None if now else "stdout"), strict=False):
+            for tag, value in values.items():
+                self.model.logger.record(tag, value, exclude=hidden)
 
     @property
     def _entries(self) -> dict[str, dict[str, Any]]:
