@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.pruning.settings import check_sparsity
+from rl_crop.core.pruning.settings import check_names_any, check_sparsity
 from rl_crop.core.recipes.recipe import Recipe
 from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.evaluation.checks import check_seed
@@ -135,11 +135,10 @@ def _check_sizes(sparsities: Any, seeds: Any, where: str) -> None:
         raise ConfigError(f"{where}: `sparsities` and `seeds` must be lists, got {sparsities!r} and {seeds!r}")
     for sparsity in sparsities:
         try:
+            check_names_any(sparsity)
             check_sparsity(sparsity)
         except PruningError as error:
             raise ConfigError(f"{where}: {error}") from None
-        if isinstance(sparsity, Mapping) and not sparsity:
-            raise ConfigError(f"{where}: the sparsity {sparsity!r} names no network: give a number, or one by network")
     for seed in seeds:
         check_seed(f"{where}: the seed", seed)
     for name, values in (("sparsities", sparsities), ("seeds", seeds)):

@@ -155,13 +155,14 @@ def prune_policy(
         asked = target_by_network(sparsity, keywords.pop("networks", None))
         sparsity = share_of_now(asked, of, None if model is None else history(model), keywords)
     record = None if model is None else partial(record_event, model, source="prune_policy")
+    pruned = model_or_policy if model is None else model  # so that it is looked for once
     if sparsity is None or is_auto(sparsity):
-        return apply_at_once(plan_policy_pruning(model_or_policy, sparsity, **keywords), schedule, record)
+        return apply_at_once(plan_policy_pruning(pruned, sparsity, **keywords), schedule, record)
     shares: Any = sparsity
     targets = step_targets(shares, schedule)
-    first = plan_policy_pruning(model_or_policy, targets[0], **keywords)
+    first = plan_policy_pruning(pruned, targets[0], **keywords)
     keywords["batches"] = first.subject.networks[0].batches or None
-    return apply_steps(lambda target: plan_policy_pruning(model_or_policy, target, **keywords), targets, first, record)
+    return apply_steps(lambda target: plan_policy_pruning(pruned, target, **keywords), targets, first, record)
 
 
 def algorithm_of(policy: Any) -> BaseAlgorithm | None:

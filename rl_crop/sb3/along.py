@@ -11,7 +11,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from torch import nn
 
 from rl_crop.core.errors import PruningError
-from rl_crop.core.given import described
+from rl_crop.core.given import described, listed
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,8 @@ def along(model: BaseAlgorithm | None, policy: BasePolicy, optimizers: Any, mirr
     names = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     modules = dict(policy.named_modules(remove_duplicate=False))
     unasked = tuple(name for name in names if name not in modules and _has(model, name))
-    found = _resolved(model, "optimizers", optimizers)
-    for place, item in enumerate(found):
-        if not isinstance(item, th.optim.Optimizer):
-            raise PruningError(
-                f"optimizers[{place}] is {described(item)}: optimizers must be a list of optimizers of torch, or of names of "
-                f"attributes."
-            )
+    known = _resolved(model, "optimizers", optimizers)
+    found = listed("optimizers", known, th.optim.Optimizer, "optimizers of torch, or of names of attributes")
     copies = _resolved(model, "mirrors", mirrors)
     for place, item in enumerate(copies):
         if not (isinstance(item, (nn.Module, Mapping)) or isinstance(item, Sequence) and _is_copy(item)):

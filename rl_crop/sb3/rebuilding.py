@@ -71,12 +71,9 @@ def state_shapes(model: BaseAlgorithm) -> State:
         if isinstance(part, th.optim.Optimizer):
             found[path] = [[tuple(parameter.shape) for parameter in group["params"]] for group in part.param_groups]
         else:
-            found |= {f"{path}.{name}": tuple(tensor.shape) for name, tensor in part.state_dict().items() if _sized(tensor)}
+            state = part.state_dict().items()
+            found |= {f"{path}.{name}": tuple(value.shape) for name, value in state if isinstance(value, th.Tensor)}
     return found | {name: tuple(buffer.shape) for name, buffer in _unsaved(model.policy)}
-
-
-def _sized(value: Any) -> bool:
-    return isinstance(value, th.Tensor)
 
 
 def _unsaved(policy: nn.Module) -> Iterator[tuple[str, th.Tensor]]:

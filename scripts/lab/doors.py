@@ -9,7 +9,6 @@ Example::
     python scripts/lab/doors.py runs/doors.jsonl --compare runs/doors_before.jsonl
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import tyro
 
 import rl_crop
 from lab.door_cases import DOORS, TRIGGERED, line_of
+from lab.kept import keep_lines, kept_lines
 from rl_crop.files import write_text
 
 PAIRS = (("callback:ppo", "task:ppo"), ("callback:td3", "task:td3"), ("trainer", "loop"))
@@ -47,8 +47,7 @@ class Args:
 
 def lines_of(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """:return: the lines of a file by recipe and door; none where there is no file."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return {(line["recipe"], line["door"]): line for line in lines}
+    return {(line["recipe"], line["door"]): line for line in kept_lines(path)}
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -96,7 +95,7 @@ def main(args: Args) -> None:
         for door in args.doors or DOORS:
             if (name, door) not in lines:
                 lines[name, door] = line_of(door, name)
-                write_text(args.out, "".join(f"{json.dumps(line)}\n" for line in lines.values()))
+                keep_lines(args.out, lines.values())
                 print(f"{name:24} {door:14} {in_short(lines[name, door])}", flush=True)
     if args.table is not None:
         write_text(args.table, tables(lines))

@@ -8,7 +8,6 @@ Example::
     python scripts/lab/sizes_over_time.py configs/ppo_tracking.yaml configs/ppo_cartpole.yaml --seeds 2
 """
 
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -25,9 +24,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 import rl_crop
+from lab.kept import keep_lines, kept_lines
 from rl_crop.evaluation import load_config
 from rl_crop.evaluation.building import build_env, build_model
-from rl_crop.files import write_text
 from rl_crop.sb3.between_rollouts import training_batches
 from rl_crop.sb3.data import BATCH_SIZE, RolloutMemory
 
@@ -106,13 +105,13 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 def main(args: Args) -> None:
     """Make the runs that are missing, and print the table."""
-    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    lines = kept_lines(args.out)
     done = {(line["task"], line["seed"], line["timesteps"]) for line in lines}
     for path in args.configs:
         for seed in range(args.seeds):
             if (path.stem, seed, args.timesteps or load_config(path).n_timesteps) not in done:
                 lines.append(run(path, seed, args))
-                write_text(args.out, "".join(f"{json.dumps(line)}\n" for line in lines))
+                keep_lines(args.out, lines)
     print(table(lines))
 
 

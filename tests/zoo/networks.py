@@ -74,6 +74,15 @@ def mse(model, batch):
     return F.mse_loss(model(batch[0]), batch[1])
 
 
+def train(model, optimizer, data, hold=lambda: None):
+    """A step on each batch by the mean squared error; ``hold`` is called after it."""
+    for batch in data:
+        optimizer.zero_grad()
+        mse(model, batch).backward()
+        optimizer.step()
+        hold()
+
+
 def cross_entropy(model, batch):
     return F.cross_entropy(model(batch[0]), batch[1])
 

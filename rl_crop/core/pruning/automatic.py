@@ -50,11 +50,17 @@ def for_fitting(subject: Subject) -> Subject:
         replace(net, batches=net.batches[::2] if len(net.batches) > 1 else net.batches) for net in subject.networks
     )
     trained = Copy(copy.tensors, [half(run) for run in copy.runs], copy.modules)
-    return replace(subject, networks=networks, trained=trained, mirrors=(), optimizers=(), before_cut=_nothing)
+    return replace(
+        subject, networks=networks, trained=trained, mirrors=(), optimizers=(), before_cut=_nothing, after_cut=_nothing_more
+    )
 
 
 def _nothing() -> Callable[[Transaction], None]:
     return lambda transaction: None
+
+
+def _nothing_more(transaction: Transaction) -> Sequence[str]:
+    return ()  # whether a zip would load is asked of the size that is found, not of every one that is tried
 
 
 class Trials:

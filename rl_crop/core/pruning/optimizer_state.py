@@ -1,13 +1,14 @@
 """What optimizers remember of parameters: cut with them, forgotten, or refused where it is not clear what belongs to what."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch as th
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from rl_crop.core.errors import PruningError
+from rl_crop.core.graph.tracer import tensors_in
 from rl_crop.core.pruning.surgery import Transaction, select
 
 REMEDY = "clear it, or use another optimizer."
@@ -40,7 +41,7 @@ def cut_optimizers(
         held = []  # all is looked at before anything is cut: shapes beside one parameter tell of another
         for parameter in touched:
             for key, value in optimizer.state.get(parameter, {}).items():
-                if any(tensor.numel() > 1 for tensor in _tensors(value)):
+                if any(tensor.numel() > 1 for tensor in tensors_in(value)):
                     _refuse_ambiguous(optimizer, key, value, *cuts[parameter][:2], was)
                     held.append((parameter, key, value))
         for parameter, key, value in held:
@@ -87,10 +88,6 @@ def with_inner(optimizers: Iterable[th.optim.Optimizer]) -> list[th.optim.Optimi
     return list(found.values())
 
 
-def _tensors(value: Any) -> Iterator[th.Tensor]:
-    yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, th.Tensor))
-
-
 def _refuse_beside(optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor]) -> None:
     """Tensors in attributes or options of an optimizer may be copies of its parameters: nobody could cut them."""
     own = {id(parameter) for parameter in parameters}
@@ -99,7 +96,7 @@ def _refuse_beside(optimizer: th.optim.Optimizer, parameters: Sequence[th.Tensor
         places |= {f"param_groups[...][{key!r}]": value for key, value in group.items() if key != "params"}
     for name, value in places.items():
         if isinstance(value, (th.Tensor, list, tuple, dict)) and any(
-            tensor.numel() > 1 and id(tensor) not in own for tensor in _tensors(value)
+            tensor.numel() > 1 and id(tensor) not in own for tensor in tensors_in(value)
         ):
             raise PruningError(
                 f"{type(optimizer).__name__} keeps tensors beside its state ({name}), which cannot be cut with the "
@@ -117,11 +114,11 @@ def _refuse_ambiguous(
         (was[id(other)], tensor.shape)
         for other, entry in optimizer.state.items()
         if was.get(id(other), shape) != shape and key in entry
-        for tensor in _tensors(entry[key])
+        for tensor in tensors_in(entry[key])
         if tensor.numel() > 1
     ]
     telling = [_fits(own, of) for of, own in others if len(of) != 2 or of[0] != of[1]]
-    matrices = [tensor for tensor in _tensors(value) if tuple(tensor.shape) == tuple(shape)]
+    matrices = [tensor for tensor in tensors_in(value) if tuple(tensor.shape) == tuple(shape)]
     if not all(telling) or (not telling and any(_is_preconditioner(matrix) for matrix in matrices)):
         raise PruningError(
             f"The optimizer's state {key!r} of {name!r} may belong to the rows, to the columns or to the elements of a "

@@ -10,7 +10,7 @@ from torch import nn
 from rl_crop.core.attention import NarrowAttention
 from rl_crop.core.prune import plan_pruning, prune_model
 from rl_crop.core.pruning.surgery import Transaction, keep_index, select
-from tests.zoo.networks import Calls, batches, mse
+from tests.zoo.networks import Calls, batches, mse, train
 from tests.zoo.oracles import MaskedTwin, count_removed
 
 SEQUENCE = (5, 3)
@@ -51,14 +51,6 @@ NETWORKS = {
 def momentum(model):
     """Steps of Adam would make something of gradients that are zero but for rounding, such as those of the keys' biases."""
     return th.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-
-
-def train(model, optimizer, data, hold=lambda: None):
-    for batch in data:
-        optimizer.zero_grad()
-        mse(model, batch).backward()
-        optimizer.step()
-        hold()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -11,6 +11,7 @@ from rl_crop.core.importance.criteria import CRITERIA
 from rl_crop.core.prune import plan_pruning, prune_model
 from rl_crop.core.pruning.surgery import keep_index, select
 from tests.zoo.networks import Calls, batches, mse
+from tests.zoo.networks import train as trained
 from tests.zoo.oracles import MaskedTwin, count_removed
 
 SEQUENCE = (4, 3)
@@ -77,13 +78,8 @@ def adam(model):
     return th.optim.Adam(model.parameters(), lr=1e-2)
 
 
-def train(model, optimizer, data, hold=lambda: None):
-    model.eval()  # without dropout
-    for batch in data:
-        optimizer.zero_grad()
-        mse(model, batch).backward()
-        optimizer.step()
-        hold()
+def train(model, *how):
+    trained(model.eval(), *how)  # without dropout
 
 
 @pytest.mark.parametrize("name", NETWORKS)
