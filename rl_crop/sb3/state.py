@@ -85,7 +85,7 @@ class AgentState:
     def __init__(self, model: BaseAlgorithm, networks: frozenset[str], structured: bool, arguments: Mapping[str, str]) -> None:
         self.model, self.networks, self.structured, self.arguments = model, networks, structured, dict(arguments)
         self.key = ",".join(sorted(networks))
-        self._curves: tuple[dict[str, float], dict[str, int]] | None = None
+        self._curves: tuple[dict[str, Any], dict[str, Any]] | None = None
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -166,12 +166,12 @@ class AgentState:
         """
         if now or (self._curves is None and self.events):
             report, kind = self._in_all, "units" if self.structured else "weights"
-            layers = {f"pruning/{kind}/{name}": after for name, (_, after) in report.widths.items()}
             sizes = {"sparsity": report.sparsity["total"], "n_params": report.n_params_after, "flops": report.flops_after}
-            self._curves = {f"pruning/{name}": value for name, value in sizes.items()}, layers
-        for values, hidden in zip(self._curves or (), (None, None if now else "stdout"), strict=False):
-            for tag, value in values.items():
-                self.model.logger.record(tag, value, exclude=hidden)
+            widths = {f"pruning/{kind}/{name}": after for name, (_, after) in report.widths.items()}
+            self._curves = {f"pruning/{name}": value for name, value in sizes.items()}, widths
+        in_all, layers = self._curves or ({}, {})
+        for tag, value in (in_all | layers).items():
+            self.model.logger.record(tag, value, exclude=None if now or tag in in_all else "stdout")
 
     @property
     def _entries(self) -> dict[str, dict[str, Any]]:

@@ -92,6 +92,7 @@ def best_fit(env, width, steps=700):
         return distance(20_000).item()
 
 
+@pytest.mark.long
 def test_a_network_that_is_too_narrow_must_fail():
     env = TrackingEnv()
     errors = {width: best_fit(env, width) for width in (4, 8, 16, 32)}

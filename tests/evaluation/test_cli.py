@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from rl_crop import cli
 from rl_crop.evaluation.zips import algorithm_of, find_zip
+from tests.zoo.long import and_long
 
 ALGORITHMS = {
     "ppo": (PPO, "CartPole-v1"), "a2c": (A2C, "CartPole-v1"), "dqn": (DQN, "CartPole-v1"), "sac": (SAC, "Pendulum-v1"),
@@ -120,7 +121,7 @@ def test_what_is_wrong_is_said_in_one_line(zips, capsys):
         assert __import__("re").search(message, printed), (arguments, printed)
 
 
-@pytest.mark.parametrize("arguments", [[], ["shrink"], ["evaluate", "x.zip", "--episodes", "0"], ["prune"]])
+@pytest.mark.parametrize("arguments", and_long([["evaluate", "x.zip", "--episodes", "0"]], [[], ["shrink"], ["prune"]]))
 def test_wrong_words_end_with_the_usage(arguments):
     found = subprocess.run([sys.executable, "-m", "rl_crop.cli", *arguments], capture_output=True, text=True)
     assert found.returncode == 2 and "usage: rl-crop" in found.stderr and "Traceback" not in found.stderr

@@ -109,6 +109,7 @@ def test_sweeps_killed_at_random_moments_end_with_the_results_of_an_undisturbed_
     assert all(path.stat().st_mtime_ns == moment for path, moment in written.items())  # and none of them twice
 
 
+@pytest.mark.long
 def test_a_sweep_that_is_ended_takes_the_run_directories_of_its_cells_along(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     study = Study(tmp_path, n_timesteps=10**9)

@@ -85,6 +85,7 @@ def test_an_interrupted_sweep_ends_its_cells_and_frees_them(engine, cell, tmp_pa
     assert store.state(endless) == "to do" and engine.ended(0) == []
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 def test_cells_whose_server_died_are_ended_before_they_are_run_again(cell, tmp_path):
     store, engine = Store(tmp_path), LocalEngine()

@@ -13,6 +13,7 @@ from lab.performance.training import build_arms
 from lab.performance.variants import VARIANTS, stacked
 from rl_crop.evaluation.networks import count_parameters, read_widths
 from tests.lab.benchmarks import CPU, TINY
+from tests.zoo.long import all_in_long
 
 ALGOS = ("sac", "ppo")
 TARGET = "critic_target"
@@ -93,7 +94,7 @@ def test_rows_of_training_hold_every_arm():
     assert "torch_pruning" in said[-1]
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", all_in_long(ALGOS, ["ppo"]))
 def test_other_ways_to_train_give_the_same_weights(algo):
     (row,) = parts.run(replace(TINY, part=("update",), agents=(algo,)), lambda text: None)
     assert set(row["arms"]) == {"stock", *VARIANTS[algo]}
@@ -144,6 +145,7 @@ def test_memory_of_a_small_agent(monkeypatch):
         assert row["arms"]["dense"][size] > row["arms"]["pruned"][size] > 0
 
 
+@pytest.mark.long
 def test_a_process_of_its_own_trains_and_runs_out_of_memory():
     wide = memory.in_process("ppo", [1024, 1024], None, TINY)
     assert wide["fits"] and wide["peak_bytes"] > 4 * 1024**2
@@ -151,6 +153,7 @@ def test_a_process_of_its_own_trains_and_runs_out_of_memory():
         assert memory.in_process("ppo", [1024, 1024], 8 * 1024**2, TINY) == {"fits": False}
 
 
+@pytest.mark.long
 def test_acting_has_every_way_and_batch_size(monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr("lab.performance.acting.BLOCKS_A_ROUND", 1)

@@ -92,6 +92,7 @@ def test_under_a_limit_the_wide_network_fails_and_the_pruned_one_is_done():
     assert pruned["peaks"]["build"] > 4 * n_mlp(10, [2048, 2048]) * 0.9
 
 
+@pytest.mark.long
 def test_a_mistake_is_not_taken_for_want_of_memory():
     with pytest.raises(PruningError, match="no class of torch.nn"):
         in_process(arm_job({**NETWORK, "network": {"name": "mlp", "activation": "Relu"}}, {}, {}, 0, 10**10))

@@ -35,6 +35,7 @@ def test_units_that_listen_to_noise_alone_are_told_from_the_others():
     assert found["units"] <= 5 and found["noise"] <= 0.25  # the weakest went first: those that hear noise
 
 
+@pytest.mark.long
 def test_it_prints_and_writes_every_criterion(tmp_path, capsys):
     out = tmp_path / "noise.json"
     noise_inputs.main(noise_inputs.Args(TRACKING, n_timesteps=2048, sparsities=(0.8,), out=out))

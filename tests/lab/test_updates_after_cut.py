@@ -35,6 +35,7 @@ def test_another_way_holds_only_inside(tmp_path, keeps_state):
     assert not model.policy.optimizer.state
 
 
+@pytest.mark.long
 def test_every_way_starts_from_the_same_agent(tmp_path):
     _, saved, env = agent(tmp_path)
     rows = next_updates(saved, CONFIG, env, build_env(CONFIG, 1, 1, training=False), 0.0, 0.5, "magnitude", (0, 1), 2)

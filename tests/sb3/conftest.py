@@ -1,11 +1,6 @@
 import pytest
 
-from tests.zoo.agents import AGENTS
-
-TYPICAL = (
-    "ppo_discrete", "ppo_sde", "ppo_uneven", "ppo_normalized", "ppo_images_separate", "a2c", "trpo", "maskable", "recurrent",
-    "dqn", "qrdqn", "sac", "sac_sde", "sac_three_critics", "sac_images_shared", "td3", "ddpg", "tqc", "crossq",
-)  # fmt: skip
+from tests.zoo.agents import AGENTS, TYPICAL
 
 
 @pytest.fixture(params=TYPICAL)

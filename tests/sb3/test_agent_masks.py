@@ -18,6 +18,7 @@ from rl_crop.sb3.masks import drop_masks, restore_masks
 from rl_crop.sb3.subject import algorithm_optimizers
 from tests.zoo.agents import AGENTS, SCORING
 from tests.zoo.callbacks import Watch
+from tests.zoo.long import and_long
 from tests.zoo.snapshots import consistent, same, targets, tensors, unmoved
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +170,7 @@ print(json.dumps([pack(attached_masks(named_tensors(model.policy))), zeros, len(
 """
 
 
-@pytest.mark.parametrize("name", ["ppo_discrete", "sac"])
+@pytest.mark.parametrize("name", and_long(["ppo_discrete"], ["sac"]))
 def test_a_run_resumed_in_another_process_has_the_same_masks(name, tmp_path):
     model = AGENTS[name]().learn(128, callback=rl_crop.PruningCallback(0.7, when=64, verbose=0, **MASKS))
     model.save(tmp_path / "agent.zip")

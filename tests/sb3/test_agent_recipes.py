@@ -16,6 +16,7 @@ from rl_crop.sb3.task import AgentTask
 from tests.zoo.agents import ppo
 from tests.zoo.agents import sac as frequent_sac
 from tests.zoo.callbacks import Watch
+from tests.zoo.long import and_long
 from tests.zoo.snapshots import same
 
 SMALL = {"n_batches": 2, "batch_size": 32, "verbose": 0}
@@ -274,7 +275,7 @@ def test_whole_runs_by_drivers(name):
         assert zeros == report.n_params_before - report.n_params_after
 
 
-@pytest.mark.parametrize("make", [ppo, sac], ids=["ppo", "sac"])
+@pytest.mark.parametrize("make", and_long([ppo], [sac]))
 def test_learning_rates_follow_the_whole_run_in_its_parts(make, tmp_path):
     env = Monitor(gym.make("CartPole-v1" if make is ppo else "Pendulum-v1"))
     agent = (ppo if make is ppo else frequent_sac)(learning_rate=lambda left: left)

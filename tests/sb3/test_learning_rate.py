@@ -12,6 +12,7 @@ from rl_crop.sb3.learning_rate import scale_learning_rate
 from rl_crop.sb3.subject import algorithm_optimizers
 from tests.zoo.agents import SCORING, ppo, sac
 from tests.zoo.callbacks import Watch
+from tests.zoo.long import all_in_long
 
 RATES = {
     "a number": 1e-3,
@@ -118,8 +119,9 @@ model.learn(64, reset_num_timesteps=False)
 """
 
 
-@pytest.mark.parametrize("rate", RATES.values(), ids=RATES)
-def test_it_stays_where_rl_crop_is_not_installed(rate, tmp_path):
+@pytest.mark.parametrize("kind", all_in_long(RATES, ["linear"]))
+def test_it_stays_where_rl_crop_is_not_installed(kind, tmp_path):
+    rate = RATES[kind]
     model, _ = pruned(ppo, rate, when=64)
     model.save(tmp_path / "agent.zip")
     found = subprocess.run([sys.executable, "-c", STOCK, tmp_path / "agent.zip"], capture_output=True, text=True, check=False)

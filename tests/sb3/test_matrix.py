@@ -15,7 +15,8 @@ from sb3_contrib import ARS
 from stable_baselines3.common.vec_env import VecNormalize
 
 import rl_crop
-from tests.zoo.agents import AGENTS, VECTORS
+from tests.zoo.agents import AGENTS, TYPICAL, VECTORS
+from tests.zoo.long import all_in_long, and_long
 from tests.zoo.snapshots import all_but_the_environment, consistent, everything, same, targets, tensors, unmoved
 from tests.zoo.worlds import ENVS
 
@@ -23,6 +24,12 @@ ROOT = Path(__file__).parents[2]
 SPARSITY = 0.9
 SCORING = {"n_batches": 2, "batch_size": 32, "min_units": 2}
 """Two units in every layer: a single one of ReLU can be dead, and then nothing before it learns."""
+
+EVERY_TIME = (
+    *TYPICAL, "ppo_dict", "ppo_own", "recurrent_mixed", "dqn_images", "sac_mixed", "td3_own_shared", "crossq_normed", "ars",
+)  # fmt: skip
+"""One of every algorithm, of every kind of extractor and of observations; the long run has the whole matrix."""
+CELLS = all_in_long(AGENTS, EVERY_TIME)
 
 SATURATED = (
     "a2c_images", "ddpg_images", "ddpg_mixed", "maskable_images", "maskable_mixed", "ppo_images_separate", "ppo_mixed",
@@ -56,7 +63,7 @@ def assert_trains(model):
     assert standing_still(model, before) == []
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", CELLS)
 def test_prune_policy(name):
     model = trained(name)
     model.policy.set_training_mode(True)
@@ -88,7 +95,7 @@ def by_callback(name):
     return trained(name, callback, steps=128)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", CELLS)
 def test_the_callback(name):
     model = by_callback(name)
     [event] = model.pruning_history
@@ -153,9 +160,11 @@ def _from_table(name):
     return env
 
 
+@pytest.mark.parametrize("table", and_long(["every time"], ["whole"]))
 @pytest.mark.parametrize("where", ["stock", "with rl_crop"])
-def test_in_another_process(where, tmp_path):
-    names = [name for name in AGENTS if (name in VECTORS) == (where == "stock")]
+def test_in_another_process(where, table, tmp_path):
+    table = AGENTS if table == "whole" else EVERY_TIME
+    names = [name for name in table if (name in VECTORS) == (where == "stock")]
     for name in names:
         write(name, tmp_path)
     result = subprocess.run([sys.executable, "-c", ELSEWHERE, where, tmp_path], capture_output=True, text=True, cwd=ROOT)
@@ -172,7 +181,7 @@ WIDE_AGENTS = dict.fromkeys(
 ) | dict.fromkeys(("ppo_images", "dqn_images", "sac_images_shared"), {"policy_kwargs": {}})
 
 
-@pytest.mark.parametrize("name", WIDE_AGENTS)
+@pytest.mark.parametrize("name", all_in_long(WIDE_AGENTS, EVERY_TIME))
 def test_the_zip_is_smaller_in_proportion(name, tmp_path):
     model = AGENTS[name](**WIDE_AGENTS[name]).learn(64)
     measured = []

@@ -7,6 +7,7 @@ import pytest
 import rl_crop
 from lab import doors
 from lab.door_cases import line_of
+from tests.zoo.long import and_long
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +48,10 @@ def test_lines_are_kept_and_compared(lines, tmp_path, capsys):
     assert "| `snap` | 0.000: 12-11-3 | 0.000: 12-11-3 |  |" in (tmp_path / "table.md").read_text()
 
 
-AGENTS = ["earlycrop_s", "span_gradual", "rigl", "iss_p", "bridgeout", "pat_magnitude"]
+AGENTS = ["earlycrop_s", "span_gradual", "rigl", "pat_magnitude"]
 """Recipes of every strategy and kind of trigger."""
-MORE = ["crop_it_s", "random_units", "earlycrop_u", "acdc", "gmp", "greg_1"]
-"""Recipes of the other schedules."""
-
-
-def and_long(names, more):
-    return [*names, *(pytest.param(name, marks=pytest.mark.long) for name in more)]
+MORE = ["iss_p", "bridgeout", "crop_it_s", "random_units", "earlycrop_u", "acdc", "gmp", "greg_1"]
+"""Recipes of the other schedules, and more of these."""
 
 
 @pytest.mark.parametrize("name", and_long(AGENTS, MORE))

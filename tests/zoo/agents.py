@@ -190,5 +190,11 @@ EXTRACTORS: dict[str, Callable[..., BaseAlgorithm]] = {
 
 AGENTS = VECTORS | EXTRACTORS
 
+TYPICAL = (
+    "ppo_discrete", "ppo_sde", "ppo_uneven", "ppo_normalized", "ppo_images_separate", "a2c", "trpo", "maskable", "recurrent",
+    "dqn", "qrdqn", "sac", "sac_sde", "sac_three_critics", "sac_images_shared", "td3", "ddpg", "tqc", "crossq",
+)  # fmt: skip
+"""Every algorithm that has a gradient, and what is special about some."""
+
 SCORING = {"n_batches": 2, "batch_size": 64}
 """Small scoring batches."""

@@ -14,6 +14,7 @@ from rl_crop.core.recipes.engine import PruningEngine
 from rl_crop.core.recipes.recipe import Recipe
 from rl_crop.core.recipes.registry import RECIPES
 from rl_crop.core.recipes.strategies import multiply, unit_keep
+from tests.zoo.long import and_long
 from tests.zoo.networks import batches, cnn, mlp
 from tests.zoo.snapshots import same, state
 from tests.zoo.tasks import SmallTask, watch_changes
@@ -66,7 +67,7 @@ def test_a_growing_penalty_drives_losers_to_zero_under_any_optimizer(name, optim
     assert sum(dense) < 1.2 * sum(before)  # the cut takes away what has already gone
 
 
-@pytest.mark.parametrize("steps", [100, 3000])
+@pytest.mark.parametrize("steps", and_long([100], [3000]))
 def test_losers_shrink_by_the_share_of_the_phase_in_a_run_of_any_length(steps):
     """Nothing holds them in place (the learning rate is zero): what is left depends on the share of the phase alone."""
     small, left = task(steps, th.optim.SGD, 0.0), {}
