@@ -175,12 +175,12 @@ def test_channels_normalised_by_themselves_equal_the_masked_twins():
 
 
 @pytest.mark.parametrize("norm", [nn.InstanceNorm2d, lambda n, affine: nn.GroupNorm(2, n, affine=affine), nn.BatchNorm2d])
-def test_units_behind_a_norm_whose_size_cannot_be_found_stay_whole(norm):
+def test_units_behind_a_norm_without_weights_that_mixes_them_stay_whole(norm):
     model = nn.Sequential(nn.Conv2d(1, 8, 2), norm(8, affine=False), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(64, 2))
     widths = plan_pruning(
         model, None, None, 0.4, criterion="magnitude", compensation="none", example_inputs=th.ones(1, 1, 5, 5)
     )
-    assert ("0" in widths.widths_before) == (norm is nn.BatchNorm2d)  # which has running statistics
+    assert ("0" in widths.widths_before) == (norm in (nn.InstanceNorm2d, nn.BatchNorm2d))  # each channel by itself
 
 
 def test_mirrors_are_cut_at_the_same_indices_and_keep_their_modes():
