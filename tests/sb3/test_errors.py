@@ -163,7 +163,7 @@ def test_networks_without_hidden_layers_are_refused(name):
 def test_random_search_has_no_gradient():
     model = AGENTS["ars"]()
     with unmoved(model), pytest.raises(rl_crop.PruningError, match="trained without a gradient.*'span'"):
-        rl_crop.prune_policy(model, 0.5)
+        rl_crop.prune_policy(model, 0.5, criterion="crop")
 
 
 def test_random_search_in_other_processes_is_refused():
