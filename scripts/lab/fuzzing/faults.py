@@ -175,8 +175,8 @@ class Injector:
         if event != "call" or not self.depth or self.paused or not of_package:
             return
         if self.depth < 0:
-            self.undoing += 1
-            if self.undoing == self.second:
+            self.undoing += code.co_name != "__exit__"  # nothing can undo where undoing does not begin
+            if self.second and self.undoing == self.second and not self.raised_again:
                 self.raised_again = True
                 raise self.error("injected while undoing")
         elif not self.raised:
