@@ -79,7 +79,8 @@ def untimed(value):
     return [untimed(item) for item in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize("n_kills", [2, pytest.param(KILLS, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("n_kills", [2, KILLS])
 def test_sweeps_killed_at_random_moments_end_with_the_results_of_an_undisturbed_one(tmp_path, n_kills):
     study = Study(tmp_path)
     start = time.monotonic()

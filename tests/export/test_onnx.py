@@ -7,6 +7,7 @@ import torch as th
 
 import rl_crop
 from tests.zoo.exported import AGENTS, RECURRENT, WITH_IMAGES
+from tests.zoo.long import and_long
 from tests.zoo.worlds import given
 
 STATES = ("hidden_state", "cell_state")
@@ -27,7 +28,7 @@ def assert_same(found, wanted):
     np.testing.assert_allclose(found, wanted, atol=1e-4 if wanted.dtype.kind == "f" else 0)
 
 
-@pytest.mark.parametrize("name", [*AGENTS, *WITH_IMAGES])
+@pytest.mark.parametrize("name", and_long(AGENTS, WITH_IMAGES))
 def test_the_file_acts_as_predict_does(name, tmp_path):
     model = (AGENTS | WITH_IMAGES)[name]()
     report = rl_crop.export_actor(model, tmp_path / "policy.onnx")

@@ -15,6 +15,7 @@ from lab.fuzzing.building import build
 from lab.fuzzing.checks import CheckError, check_consistent, check_same, check_same_objects, moving, state
 from lab.fuzzing.drawing import ACTIVATIONS, ALGORITHMS, OPTIMIZERS, WAYS, WITH_GRADIENT, WITHOUT_GRADIENT
 from rl_crop import PruningError, plan_policy_pruning, prune_policy
+from tests.zoo.long import all_in_long
 
 PLAIN = Combination(
     seed=0, algorithm="PPO", policy="Mlp", observations="vector", actions="discrete", n_envs=2, normalize=False,
@@ -32,7 +33,7 @@ def model():
     return made
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", all_in_long(ALGORITHMS, ("PPO", "RecurrentPPO", "SAC", "DQN", "TD3")))
 def test_agents_end_pruned_and_alive_or_refused_and_as_they_were(algorithm):
     counts = fuzz(2, algorithm, derandomize=True, database=None)
     assert sum(count for verdict, count in counts.items() if not verdict.startswith("not built")) >= 2

@@ -12,6 +12,7 @@ from lab.supervised.run import run
 from rl_crop.evaluation.tasks import load_task
 from rl_crop.files import read_json
 from tests.lab.image_files import write_cifar10, write_cifar100, write_tiny_imagenet
+from tests.zoo.long import all_in_long
 
 FOLDER = Path(__file__).parents[2] / "configs" / "supervised"
 CONFIGS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -46,7 +47,7 @@ def small(name, root):
     return data | {"n_epochs": 1, "batch_size": 16, "num_workers": 0}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", all_in_long(CONFIGS, ("digits_cnn", "friedman")))
 def test_every_configuration_runs(name, tmp_path):
     data = small(name, tmp_path)
     result = run(SupervisedConfig.from_dict(data), 0)

@@ -196,6 +196,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_stock_stable_baselines3_loads_masked_agents_and_their_convolutions(tmp_path):
     expected = {}
     for name in ("ppo_discrete", "sac_sde", "td3", "ppo_images_separate"):

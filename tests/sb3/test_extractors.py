@@ -106,6 +106,7 @@ def test_saved_agents_load_train_on_and_are_cut_again(name, tmp_path):
             assert model.policy_kwargs["features_extractor_kwargs"]["extractor"] is not PrunedExtractor
 
 
+@pytest.mark.long
 def test_agents_load_in_a_new_process(tmp_path):
     for name in NAMES:
         model = make(name).learn(16)

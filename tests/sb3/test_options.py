@@ -6,6 +6,7 @@ from stable_baselines3 import SAC
 
 import rl_crop
 from tests.zoo.agents import AGENTS, SCORING, ppo, sac
+from tests.zoo.long import and_long
 from tests.zoo.snapshots import consistent, tensors
 
 
@@ -75,7 +76,7 @@ def test_scope_global_has_one_budget():
 
 @pytest.mark.parametrize("scope", ["network", "layer", "global"])
 @pytest.mark.parametrize("budget", ["params", "flops", "units"])
-@pytest.mark.parametrize("schedule", ["one_shot", "iterative", "gradual"])
+@pytest.mark.parametrize("schedule", and_long(["one_shot", "gradual"], ["iterative"]))
 def test_budgets_are_met(budget, schedule, scope):
     options = {"budget": budget, "schedule": schedule, "scope": scope, "compensation": "none", "verbose": 0, **SCORING}
     model = ppo(net_arch=[32, 32])

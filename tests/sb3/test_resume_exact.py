@@ -98,19 +98,24 @@ def everything(model):
     return {"events": events, "tensors": tensors(model), "optimizers": optimizers, "observation": last_observation(model)}
 
 
+LONG = (
+    ("ppo_normalized", "epi", {"epi"}),
+    ("sac", "one a network", {"lazy", "fixed"}),
+    ("sac_normalized", "epi", {"epi"}),
+    ("sac", "masks, gradual", {"lazy"}),
+)
+
+
 @pytest.mark.parametrize(
     ("name", "schedule", "decided_by"),
     [
+        *(pytest.param(*case, marks=pytest.mark.long) for case in LONG),
         ("ppo", "lazy, gradual", {"lazy"}),
         ("ppo", "fixed, iterative", {"fixed"}),
-        ("ppo_normalized", "epi", {"epi"}),
         ("a2c", "lazy, gradual", {"lazy"}),
-        ("sac", "one a network", {"lazy", "fixed"}),
         ("sac", "lazy, gradual", {"lazy"}),
-        ("sac_normalized", "epi", {"epi"}),
         ("td3", "lazy", {"lazy"}),
         ("ppo", "masks, gradual", {"lazy"}),
-        ("sac", "masks, gradual", {"lazy"}),
         ("dqn", "lazy", {"lazy"}),
     ],
 )

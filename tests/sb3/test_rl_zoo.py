@@ -114,6 +114,7 @@ def test_the_files_are_rl_zoos_own_but_for_width_and_pruning(config):
         assert ours == theirs[env]
 
 
+@pytest.mark.long
 def test_the_agents_are_pruned_and_ordinary_zips(folder):
     paths = [
         folder / "logs" / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip",
@@ -131,6 +132,7 @@ def test_the_agents_are_pruned_and_ordinary_zips(folder):
         assert found[env]["moved"]
 
 
+@pytest.mark.long
 def test_zoos_own_callbacks_save_the_right_shapes(ppo_run):
     def widths(name):
         return PPO.load(ppo_run / name).policy.mlp_extractor.latent_dim_pi
@@ -142,11 +144,13 @@ def test_zoos_own_callbacks_save_the_right_shapes(ppo_run):
     assert (ppo_run / "CartPole-v1" / "vecnormalize.pkl").exists()
 
 
+@pytest.mark.long
 def test_enjoy(zoo):
     output = zoo(documented("rl_zoo3.enjoy"), "--exp-id", "1", "-n", "600")
     assert "best_model.zip" in output and float(re.search(r"Mean reward: ([\d.]+)", output)[1]) >= 8
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm,env", [("ppo", "CartPole-v1"), ("sac", "Pendulum-v1")])
 def test_a_resumed_agent_is_not_pruned_again(zoo, folder, algorithm, env):
     runs = folder / "logs" / algorithm
@@ -158,5 +162,6 @@ def test_a_resumed_agent_is_not_pruned_again(zoo, folder, algorithm, env):
     assert before.policy.net_arch == after.policy.net_arch and len(after.pruning_history) == 1
 
 
+@pytest.mark.long
 def test_the_callback_on_the_command_line(zoo):
     assert "Pruned at" in zoo(documented("rl_zoo3.train", "-params"), *SHORT["ppo"].split(), params=SMALL)
