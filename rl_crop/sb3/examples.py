@@ -61,12 +61,12 @@ def try_own_criterion(
 ) -> None:
     """
     :param model: the agent, whose training starts.
-    :param engine: of its run.
+    :param engine: of its run; one that has nothing left to do tries nothing.
     :param subject_of: makes what is pruned of batches.
     :param on_error: ``"raise"``, or ``"warn"``: then it is tried again when it is due.
     :raises PruningError: the criterion is the user's own, and fails.
     """
-    if not criterion_is_own(engine):
+    if engine.finished or not criterion_is_own(engine):
         return
     try:
         try_criterion(engine, subject_of([example_transitions(model)]))

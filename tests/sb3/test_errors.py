@@ -174,14 +174,17 @@ def test_random_search_in_other_processes_is_refused():
     assert model.num_timesteps == 0
 
 
-def test_hidden_layers_of_ones_own_are_refused():
+def test_hidden_layers_of_a_class_of_ones_own_are_pruned(tmp_path):
     class Own(MlpExtractor):
         pass
 
     model = ppo()
     model.policy.mlp_extractor.__class__ = Own
-    with unmoved(model), pytest.raises(rl_crop.PruningError, match="MlpExtractor"):
-        rl_crop.prune_policy(model, 0.5, **SCORING)
+    report = rl_crop.prune_policy(model, 0.5, **SCORING)
+    assert min(report.sparsity.values()) >= 0.5
+    model.save(tmp_path / "own.zip")
+    loaded = type(model).load(tmp_path / "own.zip")
+    assert same(loaded.policy.state_dict(), model.policy.state_dict())
 
 
 @pytest.mark.parametrize("name", ["ppo_images_separate", "recurrent_mixed"])

@@ -98,7 +98,7 @@ def test_the_callback_scores_on_several_short_rollouts():
 
     callback = rl_crop.PruningCallback(0.5, criterion, when=200, latest=0.9, verbose=0, n_batches=3, batch_size=40)
     ppo(n_steps=16, batch_size=16).learn(256, callback=callback)
-    assert seen == [[40, 40, 40]] * 2  # actor and critic
+    assert seen == [[1]] * 2 + [[40, 40, 40]] * 2  # actor and critic, tried before training and scored
     early = rl_crop.PruningCallback(0.5, when=0.0, verbose=0, n_batches=3, batch_size=40)
     model = ppo(n_steps=16, batch_size=16).learn(64, callback=early)  # all there is: one rollout of 16
     assert model.pruning_history[0]["timesteps"] == 16

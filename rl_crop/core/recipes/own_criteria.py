@@ -13,7 +13,8 @@ from rl_crop.core.recipes.state import as_target
 
 def criterion_is_own(engine: PruningEngine) -> bool:
     """:return: whether the criterion is none of this package's."""
-    return not getattr(resolve_criterion(engine.recipe.criterion), "__module__", "").startswith("rl_crop.")
+    module = getattr(resolve_criterion(engine.recipe.criterion), "__module__", None)  # none of what was made by `exec`
+    return not (module or "").startswith("rl_crop.")
 
 
 def try_criterion(engine: PruningEngine, subject: Subject) -> None:
