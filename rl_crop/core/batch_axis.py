@@ -7,7 +7,7 @@ from typing import Any
 
 import torch as th
 
-from rl_crop.core.errors import PruningError
+from rl_crop.core.errors import PruningError, lacks_memory
 from rl_crop.core.graph.tracer import tensors_in
 from rl_crop.core.rng import Steady
 
@@ -145,7 +145,9 @@ def _candidates(leaves: Sequence[Any]) -> Iterator[tuple[Axes, int]]:
 def _tried(call: Call, leaves: Sequence[Any]) -> Any:
     try:
         return call(leaves)
-    except Exception:
+    except Exception as error:
+        if lacks_memory(error):
+            raise
         return None
 
 

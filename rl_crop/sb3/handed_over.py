@@ -9,6 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from rl_crop.core.errors import lacks_memory
 from rl_crop.core.graph.groups import named_tensors
 from rl_crop.core.rng import isolated_rng
 from rl_crop.sb3.extractors import PrunedExtractor
@@ -53,6 +54,8 @@ def _built_again(policy: BasePolicy) -> set[int]:
     try:
         with isolated_rng():
             built = kind(copy.deepcopy(policy.observation_space), **copy.deepcopy(dict(kwargs)))
-    except Exception:  # whether it can be built is asked where that matters
+    except Exception as error:  # whether it can be built is asked where that matters
+        if lacks_memory(error):
+            raise
         return set()
     return {id(tensor) for tensor in named_tensors(built).values()}

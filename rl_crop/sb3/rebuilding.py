@@ -17,7 +17,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import recursive_getattr
 from torch import nn
 
-from rl_crop.core.errors import PruningError
+from rl_crop.core.errors import PruningError, lacks_memory
 from rl_crop.core.pruning.surgery import Transaction
 from rl_crop.core.rng import isolated_rng
 from rl_crop.sb3.adapters import describe
@@ -111,12 +111,15 @@ def why_not_loaded(model: BaseAlgorithm, before: State, policy_class: Any = None
     :param policy_class: that its zip would name; the agent's own by default.
     :param policy_kwargs: those that its zip would hold.
     :return: why its zip would not load, or not as the same agent; ``""`` where it would.
+    :raises MemoryError: or torch's own: there is too little memory to build the policy, which answers nothing.
     """
     own = policy_class is None
     try:
         built = as_loaded(model, model.policy_class if own else policy_class, model.policy_kwargs if own else policy_kwargs)
         theirs = state_shapes(built)
     except Exception as error:
+        if lacks_memory(error):
+            raise
         return f"{type(error).__name__}: {error}"
     ours = state_shapes(model) if own else before
     for name in [*ours, *theirs]:
@@ -165,6 +168,8 @@ def _describe_shapes(transaction: Transaction, model: BaseAlgorithm, before: Sta
     try:
         shapes = differing(model.policy, as_loaded(model, inner, inner_kwargs).policy)
     except Exception as error:
+        if lacks_memory(error):
+            raise
         return f"{type(error).__name__}: {error}"
     stated = {"policy": inner, "shapes": shapes, "policy_kwargs": inner_kwargs}
     transaction.set_attribute(model, "policy_class", PrunedPolicy)

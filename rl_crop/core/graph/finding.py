@@ -1,11 +1,10 @@
 """Finding the units of a network: it is run, and what its calls say of parameters is put together."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 
 import torch as th
 
-from rl_crop.core.errors import PruningError
+from rl_crop.core.errors import PruningError, lacks_memory
 from rl_crop.core.graph.attention import known_attention
 from rl_crop.core.graph.groups import DependencyGraph, build_graph, units_of_labels
 from rl_crop.core.graph.looking import OUTPUT, look_further
@@ -73,8 +72,11 @@ def find_units(
             counts = {name: count / batch_size for name, count in tracer.applications.items()}
             with eval_mode(model, training=True):
                 for forward in training:
-                    with suppress(PruningError):  # it may need more than these few observations
+                    try:
                         tracer.freeze_all(_outputs(forward), OUTPUT)
+                    except PruningError as error:  # it may need more than these few observations
+                        if lacks_memory(error):
+                            raise
             for name in tracer.applications.keys() - counts.keys():
                 tracer.freeze_tensor(tensors[name], TRAINING)
         look_further(tracer, model, further, uses)
@@ -108,4 +110,6 @@ def _outputs(forward: Callable[[], object]) -> object:
     except PruningError:
         raise
     except Exception as error:
+        if lacks_memory(error):
+            raise
         raise PruningError(f"The model does not run on the inputs that were given ({error}); nothing was pruned.") from error

@@ -8,6 +8,7 @@ import torch as th
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from rl_crop.core.errors import lacks_memory
 from rl_crop.core.graph.tracer import LabelTracer, tensors_in
 from rl_crop.core.rng import isolated_rng, undisturbed
 
@@ -33,8 +34,8 @@ def look_further(tracer: LabelTracer, model: nn.Module, forwards: Sequence[Use],
                 with th.set_grad_enabled(function in uses), tracer:
                     try:
                         result = function()
-                    except Exception:
-                        if not training:
+                    except Exception as error:
+                        if not training or lacks_memory(error):
                             raise
                         continue  # it cannot be trained in this way, dense or pruned
                 if function not in uses:
@@ -56,6 +57,8 @@ def tried(model: nn.Module, uses: Sequence[Use]) -> list[bool | Exception]:
                 try:
                     found.append(all(bool(th.isfinite(value).all()) for value in tensors_in(use())))
                 except Exception as error:
+                    if lacks_memory(error):
+                        raise
                     found.append(error)
     return found
 

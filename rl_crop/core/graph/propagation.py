@@ -7,6 +7,7 @@ import numpy as np
 import torch as th
 import torch.nn.functional as F  # noqa: N812
 
+from rl_crop.core.errors import lacks_memory
 from rl_crop.core.graph.attention import attention_call, label_attention
 from rl_crop.core.graph.losses import FEATURES, in_loss
 from rl_crop.core.graph.positions import FIXED, POSITIONAL, along_positions
@@ -28,7 +29,9 @@ def propagate(
     try:
         settled = tracer.in_loss and in_loss(tracer, name, args, out, labelled, _elementwise)
         known = settled or _follow(tracer, func, name, args, kwargs, out, labelled)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if lacks_memory(error):
+            raise
         known = False  # the call is written in a form that its rule does not know
     if not known:
         for tensor in labelled:

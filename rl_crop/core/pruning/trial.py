@@ -5,7 +5,7 @@ from typing import Any
 
 import torch as th
 
-from rl_crop.core.errors import PruningError
+from rl_crop.core.errors import PruningError, lacks_memory
 from rl_crop.core.model import Subject
 from rl_crop.core.pruning.optimizer_state import with_inner
 from rl_crop.core.pruning.planning import make_plan
@@ -33,6 +33,8 @@ def try_cut(subject: Subject, sparsity: Target | None, settings: Settings) -> No
     unbounded: dict[str, Any] = {"scope": "layer", "max_params": None, "max_flops": None, "round_to": 1}
     try:
         plan = make_plan(subject, SHARE, replace(settings, **unbounded))
-    except PruningError:
+    except PruningError as error:
+        if lacks_memory(error):
+            raise
         return  # so many units may have to stay
     plan.rehearse()

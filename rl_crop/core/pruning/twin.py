@@ -15,6 +15,7 @@ import torch as th
 import torch.nn.functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
+from rl_crop.core.errors import lacks_memory
 from rl_crop.core.graph.groups import DependencyGraph, Group
 from rl_crop.core.graph.tracer import tensors_in
 from rl_crop.core.model import Subject
@@ -122,6 +123,8 @@ def _outputs(
                 results = [run(index=slice(ROWS)) for run in subject.trained.runs]
             return [output.clone() for result in results for output in tensors_in(result)]
         except Exception as error:
+            if lacks_memory(error):
+                raise
             return error
 
 

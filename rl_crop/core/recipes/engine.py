@@ -101,11 +101,12 @@ class PruningEngine:
         """The masks that are held."""
         return self.outcome.masks
 
+    @explained("Pruning could not begin")
     def start(self, subject: Subject) -> None:
         """
         Look at the run's beginning: what is trained, and the weights that triggers and criteria compare with.
 
-        :raises PruningError: the sparsity cannot be reached.
+        :raises PruningError: the sparsity cannot be reached, or something fails.
         """
         self.detach()
         graph, recipe = trace(subject, self.settings.ignore), self.recipe
