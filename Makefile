@@ -12,7 +12,7 @@ export OMP_NUM_THREADS = 1
 help:
 	@echo "make install   .venv/ with the pinned versions and all development extras"
 	@echo "make demo      what pruning gives and what not, on SAC and Pendulum-v1 (about five minutes; installs little)"
-	@echo "make test      the tests (make test-long: those of studies and clusters, which take minutes)"
+	@echo "make test      the tests (make test-long: the whole support matrix, RL Zoo, killed sweeps, clusters)"
 	@echo "make docs      the documentation as a site, in site/"
 	@echo "make dist      source distribution and wheel, checked, in dist/"
 	@echo "make lint      ruff, checks alone"
