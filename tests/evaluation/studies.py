@@ -56,6 +56,17 @@ def make_results(arms, random=None, failures=(), missing=(), settings=None):
     return Results(pd.DataFrame(runs), failed, not_run, random=random or {})
 
 
+def made_at_fixed_times(random=None):
+    """Of one task: dense runs, an automatic time, two fixed ones and random units."""
+    arms = {
+        ("a", "dense", "0"): [100.0, 100.0, 130.0], ("a", "crop", "0.9"): [80.0, 90.0, 70.0],
+        ("a", "at_10", "0.9"): [50.0, 60.0, 70.0], ("a", "at_50", "0.9"): [20.0, 20.0, 50.0],
+        ("a", "random", "0.9"): [70.0, 95.0, 0.0],
+    }  # fmt: skip
+    times = {"crop": {"when": "lazy", "cut": 0.2}, "at_10": {"when": 0.1, "cut": 0.1}, "at_50": {"when": 0.5, "cut": 0.5}}
+    return make_results(arms, random, settings=times)
+
+
 def write_result(folder, task, arm, sparsity, seed, score, digits="00000000"):
     """Write a result as a sweep does."""
     name = f"{task}__{arm}__{sparsity}__seed{seed}__{digits}"

@@ -12,20 +12,14 @@ from rl_crop.evaluation.figures.overall import draw_overall, draw_profiles
 from rl_crop.evaluation.figures.style import arm_styles, panels, tag
 from rl_crop.evaluation.figures.tradeoffs import CPU_SECONDS, PARAMETERS, draw_tradeoff
 from rl_crop.evaluation.figures.widths import draw_widths, layers
-from tests.evaluation.studies import make_results
+from tests.evaluation.studies import made_at_fixed_times, make_results
 
 STYLES = arm_styles(["dense", "crop", "at_10", "at_50", "random"])
 
 
 @pytest.fixture
 def results():
-    arms = {
-        ("a", "dense", "0"): [100.0, 100.0, 130.0], ("a", "crop", "0.9"): [80.0, 90.0, 70.0],
-        ("a", "at_10", "0.9"): [50.0, 60.0, 70.0], ("a", "at_50", "0.9"): [20.0, 20.0, 50.0],
-        ("a", "random", "0.9"): [70.0, 95.0, 0.0],
-    }  # fmt: skip
-    times = {"crop": {"when": "lazy", "cut": 0.2}, "at_10": {"when": 0.1, "cut": 0.1}, "at_50": {"when": 0.5, "cut": 0.5}}
-    return make_results(arms, {"a": [10.0]}, settings=times)
+    return made_at_fixed_times({"a": [10.0]})
 
 
 @pytest.fixture

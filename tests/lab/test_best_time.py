@@ -6,7 +6,7 @@ import pytest
 from lab.best_time import compare_times, draw_times, first_cuts, main, times_table
 from plot import Args
 from rl_crop.evaluation.figures.style import arm_styles, panels
-from tests.evaluation.studies import make_results, write_result
+from tests.evaluation.studies import made_at_fixed_times, make_results, write_result
 from tests.evaluation.test_figures import lines
 
 STYLES = arm_styles(["dense", "crop", "at_10", "at_50", "random"])
@@ -51,13 +51,7 @@ def test_prune_times_of_two_sparsities_have_one_scale_without_a_collapsed_run():
 
 
 def test_fixed_prune_times_are_joined_and_stand_where_they_cut():
-    arms = {
-        ("a", "dense", "0"): [100.0, 100.0, 130.0], ("a", "crop", "0.9"): [80.0, 90.0, 70.0],
-        ("a", "at_10", "0.9"): [50.0, 60.0, 70.0], ("a", "at_50", "0.9"): [20.0, 20.0, 50.0],
-        ("a", "random", "0.9"): [70.0, 95.0, 0.0],
-    }  # fmt: skip
-    times = {"crop": {"when": "lazy", "cut": 0.2}, "at_10": {"when": 0.1, "cut": 0.1}, "at_50": {"when": 0.5, "cut": 0.5}}
-    results, axes = make_results(arms, settings=times), panels(1, 1, (4, 3))[1][0, 0]
+    results, axes = made_at_fixed_times(), panels(1, 1, (4, 3))[1][0, 0]
     draw_times(axes, results, "a", "0.9", STYLES)
     (joined,) = lines(axes, "*", "0.9")
     assert np.array(joined) == pytest.approx(np.array([[0.1, 60.0], [0.5, 30.0]]))

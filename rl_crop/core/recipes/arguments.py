@@ -11,7 +11,7 @@ from rl_crop.core.pruning.settings import check_choices
 from rl_crop.core.recipes.recipe import OPTIONS, Recipe
 from rl_crop.core.recipes.registry import resolve_recipe
 
-EARLY = Recipe(criterion=REPAIRED, when="lazy", until=0.3, compensation="least_squares")
+EARLY = Recipe(when="lazy", until=0.3, compensation="least_squares")
 """Where no recipe is named: one early cut of units, repaired."""
 STEPS = {"one_shot": {"schedule": "once", "inner": "none"}, "iterative": {"schedule": "once", "inner": "halving"}}
 """What ``schedule=`` of :func:`~rl_crop.prune_policy` and its like says in one word, as the parts of a recipe."""

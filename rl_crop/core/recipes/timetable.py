@@ -126,8 +126,8 @@ class Timetable:
         if now >= self._next_check - 1e-9 and now > self.limits.untrained_until:  # the trigger compares equal intervals
             self._next_check = now + self.every
             fires = self.trigger.look(propose)
-        waits = now < self.limits.unlearnt_until and not self.limits.learnt()
-        if now < self.earliest or waits or (not fires and now < self.latest):
+        early = now < self.earliest or (not fires and now < self.latest)
+        if early or (now < self.limits.unlearnt_until and not self.limits.learnt()):
             self._fired_early = fires
             return None
         return "latest" if not fires else "earliest" if self._fired_early else self.rule
